@@ -1,0 +1,50 @@
+"""The factories that a saved description may name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxlstm.cells import base, initializers
+from jaxlstm.cells.combine import stack
+from jaxlstm.cells.lstm import lstm
+from jaxlstm.cells.rnn import rnn
+
+CELLS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (rnn, lstm, stack)}
+INITIALIZERS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        initializers.orthogonal,
+        initializers.identity,
+        initializers.ginibre,
+        initializers.glorot_uniform,
+        initializers.normal,
+        initializers.uniform,
+        initializers.constant,
+        initializers.forget_bias,
+        initializers.chrono,
+    )
+}
+
+
+def from_dict(
+    data: Mapping[str, Any], factories: Mapping[str, Callable[..., Any]] | None = None
+) -> Any:
+    """Build again what `to_dict` described: a cell, or an initialiser.
+
+    Args:
+        data: what `to_dict` gave.
+        factories: factories of your own by name, besides those of the library; nothing else is
+            called.
+
+    Returns:
+        An object equal to the one described.
+
+    Raises:
+        ValueError: when the description names an unknown factory.
+
+    Examples:
+        >>> import jaxlstm as jl
+        >>> cell = jl.lstm(input_size=8, hidden_size=4, recurrent_init=jl.initializers.identity())
+        >>> jl.from_dict(jl.to_dict(cell)) == cell
+        True
+    """
+    return base.rebuild(data, {**INITIALIZERS, **CELLS, **(factories or {})})

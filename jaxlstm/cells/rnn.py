@@ -1,0 +1,98 @@
+"""The simple recurrent network of Elman (1990)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxlstm.cells import initializers
+from jaxlstm.cells.activations import activation as by_name
+from jaxlstm.cells.base import Cell, affine, check_last, check_size, described
+
+
+class RNNParams(NamedTuple):
+    """Weights of a simple RNN: `kernel` [I, H], `recurrent_kernel` [H, H], `bias` [H] or None."""
+
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
+
+
+class RNNCarry(NamedTuple):
+    """State of a simple RNN: `hidden` [*batch, H], which is also its output."""
+
+    hidden: Array
+
+
+@described
+def rnn(
+    *,
+    input_size: int,
+    hidden_size: int,
+    activation: str = "tanh",
+    use_bias: bool = True,
+    kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
+    recurrent_init: Callable[..., Array] = initializers.orthogonal(),
+    bias_init: Callable[..., Array] = initializers.constant(value=0.0),
+    param_dtype: Any = "float32",
+    dtype: Any = None,
+) -> Cell:
+    """A simple recurrent network, h_t = φ(x_t W + h_{t−1} U + b).
+
+    Its output is its state, so the last output equals the last state. Elman (1990), "Finding
+    structure in time".
+
+    Args:
+        input_size: I, the number of features of an input.
+        hidden_size: H, the number of units.
+        activation: φ: "tanh", "relu", "identity" or "sigmoid".
+        use_bias: whether there is a bias b.
+        kernel_init: initialiser of W [I, H].
+        recurrent_init: initialiser of U [H, H]; `initializers.identity()` with "relu" gives the
+            IRNN of Le, Jaitly, Hinton (2015).
+        bias_init: initialiser of b [H].
+        param_dtype: type of the parameters.
+        dtype: type of the computation, the state and the outputs; that of the parameters if None.
+
+    Returns:
+        A `Cell` with `RNNParams` and `RNNCarry`.
+
+    Raises:
+        TypeError: when a size is no int.
+        ValueError: when a size is not positive or the activation is unknown.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.rnn(input_size=8, hidden_size=4)
+        >>> params = cell.init(jax.random.key(0))
+        >>> out = jl.unroll(cell, params, jnp.ones((32, 10, 8)))
+        >>> out.outputs.shape, bool((out.outputs[:, -1] == out.carry.hidden).all())
+        ((32, 10, 4), True)
+    """
+    check_size("input_size", input_size)
+    check_size("hidden_size", hidden_size)
+    phi = by_name(activation, "activation")
+
+    def init(key: Array) -> RNNParams:
+        k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
+        return RNNParams(
+            kernel_init(k_kernel, (input_size, hidden_size), param_dtype),
+            recurrent_init(k_recurrent, (hidden_size, hidden_size), param_dtype),
+            bias_init(k_bias, (hidden_size,), param_dtype) if use_bias else None,
+        )
+
+    def initial_carry(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNCarry:
+        return RNNCarry(jnp.zeros((*batch_shape, hidden_size), dtype or params.kernel.dtype))
+
+    def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
+        check_last("x", x, input_size)
+        compute = dtype or params.kernel.dtype
+        hidden = phi(
+            affine(x, params.kernel, params.bias, compute)
+            + affine(carry.hidden, params.recurrent_kernel, None, compute)
+        )
+        return RNNCarry(hidden), hidden
+
+    return Cell(init, initial_carry, step, input_shape=(input_size,))
