@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_choice, check_size
 from jaxlstm.cells.combine import start
@@ -304,7 +305,7 @@ def _chunk_length(remat: str | int, length: int) -> int | None:
         return remat
     choices = {"none": None, "chunk": REMAT_CHUNK, "sqrt": max(1, math.isqrt(length))}
     check_choice("remat", remat, choices)
-    return choices[remat]
+    return choices[str(remat)]
 
 
 def _check_inputs(cell: Cell, inputs: Array, time_major: bool) -> tuple[tuple[int, ...], int]:
@@ -332,7 +333,7 @@ def _check_lengths(lengths: Any, batch_shape: tuple[int, ...], length: int) -> A
         raise ValueError(
             f"`lengths` must have the batch shape {list(batch_shape)}, got {list(lengths.shape)}"
         )
-    if not isinstance(lengths, jax.core.Tracer):
+    if not isinstance(lengths, Tracer):
         values = np.asarray(lengths)
         for index in np.argwhere((values < 0) | (values > length))[:1]:
             where = ", ".join(str(i) for i in index)

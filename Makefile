@@ -1,0 +1,38 @@
+# Everything a newcomer needs: `make run` and `make test`. Python 3.11 or newer with pip and venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: run test test-all lint install clean
+
+run: install
+	$(BIN)/jaxlstm study configs/studies/vanishing.toml
+	$(BIN)/jaxlstm run configs/shakespeare.toml
+
+test: install
+	$(BIN)/python -m pytest -q -n auto
+
+test-all: install
+	$(BIN)/python -m pytest -q -n auto -m ''
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "jaxlstm needs Python 3.11 or newer, got %d.%d: try make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[flax,experiments,test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
