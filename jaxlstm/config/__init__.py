@@ -1,0 +1,33 @@
+"""Configs: frozen typed structs that are TOML files, and refuse what does not fit."""
+
+from jaxlstm.config.experiment import Experiment as Experiment
+from jaxlstm.config.experiment import Goal as Goal
+from jaxlstm.config.experiment import Sample as Sample
+from jaxlstm.config.experiment import Train as Train
+from jaxlstm.config.files import Config as Config
+from jaxlstm.config.files import dumps as dumps
+from jaxlstm.config.files import load as load
+from jaxlstm.config.files import loads as loads
+from jaxlstm.config.model import LSTM as LSTM
+from jaxlstm.config.model import RNN as RNN
+from jaxlstm.config.model import Ginibre as Ginibre
+from jaxlstm.config.model import GlorotUniform as GlorotUniform
+from jaxlstm.config.model import Identity as Identity
+from jaxlstm.config.model import Model as Model
+from jaxlstm.config.model import Orthogonal as Orthogonal
+from jaxlstm.config.model import RecurrentInit as RecurrentInit
+from jaxlstm.config.model import Uniform as Uniform
+from jaxlstm.config.optimizer import SGD as SGD
+from jaxlstm.config.optimizer import Adam as Adam
+from jaxlstm.config.optimizer import AdamW as AdamW
+from jaxlstm.config.optimizer import Constant as Constant
+from jaxlstm.config.optimizer import Cosine as Cosine
+from jaxlstm.config.optimizer import Optimizer as Optimizer
+from jaxlstm.config.optimizer import RMSprop as RMSprop
+from jaxlstm.config.optimizer import Schedule as Schedule
+from jaxlstm.config.studies import Study as Study
+from jaxlstm.config.tasks import Adding as Adding
+from jaxlstm.config.tasks import Characters as Characters
+from jaxlstm.config.tasks import CopyMemory as CopyMemory
+from jaxlstm.config.tasks import JapaneseVowels as JapaneseVowels
+from jaxlstm.config.tasks import Task as Task

@@ -1,0 +1,131 @@
+"""A training: what is asked, what is expected, and everything that decides the result."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from jaxlstm.config.base import Kind, Name, Part, Seeds, Steps, check_seeds, seed_list
+from jaxlstm.config.model import Model
+from jaxlstm.config.optimizer import Optimizer
+from jaxlstm.config.tasks import Task
+
+
+class Train(Part, kw_only=True):
+    """How long, in what portions, and what is written down on the way.
+
+    Every interval is in steps, a step being one update of the parameters. Only `steps` and
+    `batch_size` change what is learnt.
+
+    Args:
+        steps: updates in all.
+        batch_size: sequences of an update.
+        steps_per_dispatch: updates that run before Python has a say; a second's worth is good.
+        log_every: training metrics are means over so many steps.
+        evaluate_every: the evaluation set of the goal is scored; all sets are at the end.
+        checkpoint_every: the state is saved; at the end only if left out.
+        seeds_by: how several seeds run: "vmap" maps the step over them, "threads" runs each by
+            itself; "auto" takes "threads" on a CPU and "vmap" elsewhere.
+    """
+
+    steps: Steps
+    batch_size: Annotated[int, Meta(ge=1, le=1_000_000)]
+    steps_per_dispatch: Steps = 100
+    log_every: Steps = 100
+    evaluate_every: Steps = 1000
+    checkpoint_every: Steps | None = None
+    seeds_by: Literal["auto", "vmap", "threads"] = "auto"
+
+
+class Goal(Part, kw_only=True):
+    """The score that is expected, where it is not the one that the task calls solved.
+
+    Args:
+        metric: the metric; the task's if left out.
+        split: the evaluation set; the task's if left out.
+        below: the score must be smaller.
+        above: the score must be larger. Exactly one of the two is given.
+        seeds: whether every seed must reach it, or the median over the seeds.
+    """
+
+    metric: str | None = None
+    split: str | None = None
+    below: float | None = None
+    above: float | None = None
+    seeds: Literal["every", "median"] = "median"
+
+    def __post_init__(self) -> None:
+        if (self.below is None) == (self.above is None):
+            raise ValueError("expected exactly one of `below` and `above`")
+
+
+class Sample(Part, kw_only=True):
+    """Text written by the network of the first seed, for tasks over text.
+
+    Args:
+        every: steps between samples; at the end only if left out.
+        characters: how long.
+        temperature: what the logits are divided by: below 1 is more cautious.
+        prompt: what the network reads first.
+    """
+
+    every: Steps | None = None
+    characters: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
+    temperature: Annotated[float, Meta(gt=0, le=100)] = 0.8
+    prompt: Annotated[str, Meta(min_length=1, max_length=100_000)] = "\n"
+
+
+class Experiment(Kind, kw_only=True, tag="training"):
+    """One training of one network on one task, over several seeds.
+
+    Args:
+        name: what the run folder is called after.
+        question: what the experiment asks.
+        expected: the score and the time to expect, in words.
+        seeds: how many (0, 1, …), or a list of them.
+        task: what is learnt.
+        model: the network.
+        optimizer: the optimiser.
+        train: how long.
+        goal: the score that is expected; the task's own if left out.
+        sample: text to be written by the network; none if left out.
+
+    Examples:
+        >>> from jaxlstm.config import LSTM, Adam, Adding, Experiment, Train
+        >>> experiment = Experiment(
+        ...     name="tiny",
+        ...     question="does it run?",
+        ...     expected="yes, in seconds",
+        ...     seeds=2,
+        ...     task=Adding(length=10),
+        ...     model=LSTM(hidden_size=8),
+        ...     optimizer=Adam(learning_rate=1e-3),
+        ...     train=Train(steps=100, batch_size=32),
+        ... )
+        >>> experiment.seed_list
+        (0, 1)
+    """
+
+    name: Name
+    question: str
+    expected: str
+    seeds: Seeds = 1
+    task: Task
+    model: Model
+    optimizer: Optimizer
+    train: Train
+    goal: Goal | None = None
+    sample: Sample | None = None
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        warmup = self.optimizer.schedule.warmup_steps
+        if warmup and warmup >= self.train.steps:
+            raise ValueError(
+                f"optimizer.schedule.warmup_steps: expected int < train.steps = "
+                f"{self.train.steps}, got {warmup}"
+            )
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds, one by one."""
+        return seed_list(self.seeds)

@@ -1,0 +1,131 @@
+"""Config files: TOML to frozen structs and back, and overrides by dotted name."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli_w
+
+from jaxlstm.config import refusal
+from jaxlstm.config.experiment import Experiment
+from jaxlstm.config.studies import Study
+from jaxlstm.errors import UserError
+
+Config = Experiment | Study
+LARGEST_FILE = 1_000_000
+
+
+def load(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """Read a config file.
+
+    Args:
+        path: a TOML file.
+        overrides: pairs of a dotted name and a value as a user types it: `("task.length", "200")`.
+            A hyphen in a name may stand for an underscore.
+
+    Returns:
+        An `Experiment` or a `Study`, as the file's `kind` says.
+
+    Raises:
+        UserError: when the file cannot be read, is no TOML, or does not fit.
+
+    Examples:
+        >>> load("configs/adding.toml", [("task.lenght", "3")])
+        Traceback (most recent call last):
+        ...
+        jaxlstm.errors.UserError: --task.lenght: no such key; did you mean `length`?
+    """
+    return loads(_read(Path(path)), str(path), overrides)
+
+
+def loads(text: str, source: str = "config", overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """Read a config from TOML text; `source` is what errors call it. Otherwise as `load`.
+
+    Examples:
+        >>> loads('kind = "trainnig"')
+        Traceback (most recent call last):
+        ...
+        jaxlstm.errors.UserError: config: kind: expected one of "training", "study", got 'trainnig'; \
+did you mean "training"?
+    """
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        reason = "too many brackets" if isinstance(error, RecursionError) else error
+        raise UserError(f"{source}: expected TOML: {_one_line(reason)}") from None
+    names = [_override(data, name, value) for name, value in overrides]
+
+    def refuse(path: refusal.Path, reason: str) -> UserError:
+        changed = any(path[: len(name)] == name[: len(path)] for name in names)
+        place = f"--{refusal.dotted(path)}" if changed else f"{source}: {refusal.dotted(path)}"
+        return UserError(_one_line(f"{place}: {reason}"))
+
+    for path, number in refusal.not_finite(data):
+        raise refuse(path, f"expected a finite number, got {number}")
+    try:
+        return msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise refuse(*refusal.refusal(error, data, Config)) from None
+
+
+def dumps(config: Config) -> str:
+    """Write a config as TOML that `loads` reads as an equal one, defaults written out.
+
+    Examples:
+        >>> config = load("configs/adding.toml")
+        >>> loads(dumps(config)) == config
+        True
+    """
+    return tomli_w.dumps(_without_none(msgspec.to_builtins(config)))
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise UserError(f"{path}: expected a config file, got more than {LARGEST_FILE} bytes")
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected UTF-8 text, got a bad byte at {error.start}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot read this config file ({reason})") from None
+
+
+def _override(data: dict[str, Any], name: str, value: str) -> refusal.Path:
+    """Put a value into the data in place, and say where."""
+    path = tuple(part.replace("-", "_") for part in name.split("."))
+    table: Any = data
+    for index, part in enumerate(path[:-1]):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--{name}: `{'.'.join(path[: index + 1])}` holds no other keys")
+    table[path[-1]] = _value(value, refusal.type_at(Config, data, path))
+    return path
+
+
+def _value(text: str, wanted: msgspec.inspect.Type | None) -> Any:
+    """Read what a user typed: TOML where it is TOML and no string is wanted, else the text."""
+    options = wanted.types if isinstance(wanted, msgspec.inspect.UnionType) else (wanted,)
+    if any(isinstance(option, msgspec.inspect.StrType) for option in options):
+        return text
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        return text
+    plain = isinstance(read["value"], bool | int | float | str | list | dict)
+    return read["value"] if plain and len(read) == 1 else text
+
+
+def _without_none(data: Any) -> Any:
+    """Leave out what is not set: TOML has no null."""
+    if isinstance(data, dict):
+        return {key: _without_none(value) for key, value in data.items() if value is not None}
+    return [_without_none(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,58 @@
+"""What a network is trained on."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from jaxlstm.config.base import Kind
+
+
+class Adding(Kind, tag="adding"):
+    """The adding problem: the sum of two marked numbers (`jaxlstm.tasks.adding`).
+
+    Args:
+        length: steps of a sequence.
+    """
+
+    length: Annotated[int, Meta(ge=2, le=1_000_000)] = 100
+
+
+class CopyMemory(Kind, tag="copy"):
+    """Copy memory: give a message back after a delay (`jaxlstm.tasks.copy_memory`).
+
+    Args:
+        delay: blank steps between the message and its copy.
+        symbols: how many symbols a message is made of.
+        payload: symbols in a message.
+    """
+
+    delay: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
+    symbols: Annotated[int, Meta(ge=2, le=65_536)] = 8
+    payload: Annotated[int, Meta(ge=1, le=65_536)] = 10
+
+
+class Characters(Kind, tag="characters"):
+    """A character language model (`jaxlstm.tasks.characters`).
+
+    Args:
+        path: a UTF-8 text file; the plays of Shakespeare if left out.
+        window: steps of a training sequence.
+        holdout: the share of the text that is kept from training.
+    """
+
+    path: str | None = None
+    window: Annotated[int, Meta(ge=1, le=1_000_000)] = 128
+    holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+
+
+class JapaneseVowels(Kind, tag="vowels"):
+    """Japanese Vowels: which of nine speakers said it (`jaxlstm.tasks.vowels`).
+
+    Args:
+        path: a folder with the two files of the data set; the carrier's if left out.
+    """
+
+    path: str | None = None
+
+
+Task = Adding | CopyMemory | Characters | JapaneseVowels
