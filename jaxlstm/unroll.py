@@ -27,6 +27,7 @@ from jax.core import Tracer
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_choice, check_size
 from jaxlstm.cells.combine import start
+from jaxlstm.cells.trees import check_tree
 
 BACKENDS = ("auto", "scan")
 REMAT_CHUNK = 64
@@ -102,7 +103,7 @@ def unroll(
         `Unrolled(outputs, carry, carries)`; `carries` is None unless `return_carries`.
 
     Raises:
-        TypeError: when `inputs` is not floating point, or a mask is not bool.
+        TypeError: when `inputs` is not floating point, a mask not bool, or another type is wrong.
         ValueError: when a shape, a length or an option does not fit; the message names it.
 
     Examples:
@@ -118,7 +119,17 @@ def unroll(
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"`cell` must be a Cell, got {type(cell).__name__}")
-    inputs = jnp.asarray(inputs)
+    inputs = _check_array("inputs", inputs)
+    for name, flag in (
+        ("reverse", reverse),
+        ("time_major", time_major),
+        ("return_carries", return_carries),
+        ("include_initial", include_initial),
+    ):
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(f"`{name}` must be a bool, got {flag!r}")
+    if include_initial and not return_carries:
+        raise ValueError("`include_initial` needs `return_carries=True`, got False")
     batch_shape, length = _check_inputs(cell, inputs, time_major)
     shape = (length, *batch_shape) if time_major else (*batch_shape, length)
     check_choice("masked_outputs", masked_outputs, ("zero", "hold"))
@@ -129,6 +140,8 @@ def unroll(
     lengths = None if lengths is None else _check_lengths(lengths, batch_shape, length)
     mask = None if mask is None else _check_flags("mask", mask, shape)
     resets = None if resets is None else _check_flags("resets", resets, shape)
+    if key is not None and not _is_key(key):
+        raise TypeError(f"`key` must come from `jax.random.key`, got {key!r}")
     return _unroll(
         cell,
         params,
@@ -182,6 +195,7 @@ def _unroll(
     chunk: int | None,
     unroll: int,
 ) -> Unrolled:
+    check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
     xs = jnp.moveaxis(inputs, time_axis, 0)
     length, batch_shape = xs.shape[0], xs.shape[1 : xs.ndim - len(cell.input_shape)]
     initial = _varying_like(start(cell, params, batch_shape, key), xs, params)
@@ -220,7 +234,8 @@ def _unroll(
 
     last = None
     if hold:
-        shapes = jax.eval_shape(cell.step, params, first, jax.eval_shape(lambda x: x[0], xs))[1]
+        x = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+        shapes = jax.eval_shape(cell.step, params, first, x)[1]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         last = _varying_like(zeros, xs, params)
     (final, _), (outputs, carries) = _scan(body, (first, last), steps, reverse, unroll, chunk)
@@ -244,7 +259,7 @@ def _scan(body: Any, state: Any, xs: Any, reverse: bool, unroll: int, chunk: int
     whole = length // chunk * chunk
 
     def run_whole(state: Any) -> Any:
-        head = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), xs)
+        head = jax.tree.map(lambda a: a[:whole].reshape(whole // chunk, chunk, *a.shape[1:]), xs)
         state, ys = lax.scan(run_chunk, state, head, reverse=reverse)
         return state, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), ys)
 
@@ -308,6 +323,19 @@ def _chunk_length(remat: str | int, length: int) -> int | None:
     return choices[str(remat)]
 
 
+def _check_array(name: str, value: Any) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be an array, got {type(value).__name__}") from None
+
+
+def _is_key(key: Any) -> bool:
+    if jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        return True
+    return isinstance(key, Array) and key.dtype == jnp.uint32 and key.ndim == 1
+
+
 def _check_inputs(cell: Cell, inputs: Array, time_major: bool) -> tuple[tuple[int, ...], int]:
     rank = len(cell.input_shape)
     wanted = ", ".join("any" if size is None else str(size) for size in cell.input_shape)
@@ -326,7 +354,7 @@ def _check_inputs(cell: Cell, inputs: Array, time_major: bool) -> tuple[tuple[in
 
 
 def _check_lengths(lengths: Any, batch_shape: tuple[int, ...], length: int) -> Array:
-    lengths = jnp.asarray(lengths)
+    lengths = _check_array("lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"`lengths` must be integers, got {lengths.dtype}")
     if lengths.shape != batch_shape:
@@ -339,11 +367,11 @@ def _check_lengths(lengths: Any, batch_shape: tuple[int, ...], length: int) -> A
             where = ", ".join(str(i) for i in index)
             at = f" at index {where}" if where else ""
             raise ValueError(f"`lengths` must lie in [0, {length}], got {values[tuple(index)]}{at}")
-    return lengths
+    return lengths.astype(jnp.int32)
 
 
 def _check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> Array:
-    flags = jnp.asarray(flags)
+    flags = _check_array(name, flags)
     if flags.dtype != jnp.bool_:
         raise TypeError(f"`{name}` must be bool, got {flags.dtype}")
     if flags.shape != shape:
@@ -353,17 +381,5 @@ def _check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> Array:
 
 def _check_carry(carry: Carry, initial: Carry) -> Carry:
     """The carry given, in the types of the initial one; structure and shapes must agree."""
-    expected, given = jax.tree.structure(initial), jax.tree.structure(carry)
-    if expected != given:
-        raise ValueError(f"`carry` must have the structure {expected}, got {given}")
-
-    def fit(path: Any, want: Array, have: Any) -> Array:
-        have = jnp.asarray(have)
-        if have.shape != want.shape:
-            raise ValueError(
-                f"`carry{jax.tree_util.keystr(path)}` must have shape {list(want.shape)}, "
-                f"got {list(have.shape)}"
-            )
-        return have.astype(want.dtype)
-
-    return jax.tree_util.tree_map_with_path(fit, initial, carry)
+    check_tree("carry", carry, initial)
+    return jax.tree.map(lambda have, want: jnp.asarray(have).astype(want.dtype), carry, initial)

@@ -1,0 +1,52 @@
+"""Pytrees held against a template, and mistakes in them said in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def layout(tree: Any) -> str:
+    """Print the structure, types and shapes of a pytree: `LSTMCarry(hidden=float32[2,4], …)`."""
+    if tree is None:
+        return "None"
+    if isinstance(tree, Mapping):
+        return "{" + ", ".join(f"{key!r}: {layout(part)}" for key, part in tree.items()) + "}"
+    if isinstance(tree, list):
+        return "[" + ", ".join(layout(part) for part in tree) + "]"
+    if isinstance(tree, tuple):
+        if hasattr(tree, "_fields"):
+            named = zip(tree._fields, tree, strict=True)  # type: ignore[attr-defined]
+            parts = ", ".join(f"{name}={layout(part)}" for name, part in named)
+            return f"{type(tree).__name__}({parts})"
+        return "(" + ", ".join(layout(part) for part in tree) + ("," * (len(tree) == 1)) + ")"
+    if hasattr(tree, "shape") and hasattr(tree, "dtype"):
+        return f"{tree.dtype}[{','.join(str(size) for size in tree.shape)}]"
+    return type(tree).__name__
+
+
+def check_tree(name: str, given: Any, wanted: Any) -> None:
+    """Refuse a pytree whose structure, shapes or kinds of number differ from those wanted.
+
+    Args:
+        name: what the error calls it.
+        given: a pytree of arrays.
+        wanted: the template, of arrays or `jax.ShapeDtypeStruct`.
+
+    Raises:
+        TypeError: when a leaf is not of the kind of number wanted (complex for real, say).
+        ValueError: when the structure or a shape differs.
+    """
+    if jax.tree.structure(given) != jax.tree.structure(wanted):
+        raise ValueError(f"`{name}` must be {layout(wanted)}, got {layout(given)}")
+
+    def check(path: Any, want: Any, have: Any) -> None:
+        leaf = f"{name}{jax.tree_util.keystr(path)}"
+        shape, dtype = jnp.shape(have), jax.dtypes.result_type(have)
+        if shape != want.shape:
+            raise ValueError(f"`{leaf}` must have shape {list(want.shape)}, got {list(shape)}")
+        if not (dtype == want.dtype or jnp.can_cast(dtype, want.dtype, "same_kind")):
+            raise TypeError(f"`{leaf}` must be {want.dtype}, got {dtype}")
+
+    jax.tree_util.tree_map_with_path(check, wanted, given)
