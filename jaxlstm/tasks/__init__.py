@@ -1,0 +1,44 @@
+"""Tasks: one file each. What a batch is, what the loss is, and what solved means."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxlstm import config
+from jaxlstm.tasks import adding, characters, copy_memory, vowels
+from jaxlstm.tasks.base import Batch as Batch
+from jaxlstm.tasks.base import Goal as Goal
+from jaxlstm.tasks.base import Task as Task
+
+_BUILDERS: dict[type, Callable[[Any], Task]] = {
+    config.Adding: adding.build,
+    config.CopyMemory: copy_memory.build,
+    config.Characters: characters.build,
+    config.JapaneseVowels: vowels.build,
+}
+
+
+def build(task_config: Any) -> Task:
+    """Build the task that a config describes, fetching its data when it has any.
+
+    Args:
+        task_config: an `Adding`, `CopyMemory`, `Characters` or `JapaneseVowels` of
+            `jaxlstm.config`.
+
+    Returns:
+        The task.
+
+    Raises:
+        UserError: when the data are missing, malformed or cannot be fetched.
+        TypeError: when it is no task config.
+
+    Examples:
+        >>> from jaxlstm.config import Adding
+        >>> task = build(Adding(length=10))
+        >>> task.name, str(task.goal)
+        ('adding, 10 steps', '< 0.01')
+    """
+    builder = _BUILDERS.get(type(task_config))
+    if builder is None:
+        expected = ", ".join(kind.__name__ for kind in _BUILDERS)
+        raise TypeError(f"`task_config` must be one of {expected}, got {task_config!r}")
+    return builder(task_config)

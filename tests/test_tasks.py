@@ -1,0 +1,236 @@
+"""The generated tasks, and what all tasks have in common."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlstm.config import Adding, Characters, CopyMemory, JapaneseVowels
+from jaxlstm.tasks import Batch, Goal, build
+
+SERIES = "1,2,3,4:0.5,0.25,0,-1:a\n0,1:1,0:b\n-2,2,1:3,1,3:a\n"
+
+
+@pytest.fixture(scope="module", params=["adding", "copy", "characters", "vowels"])
+def task(request, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("data")
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be: that is the question.\n" * 20)
+    for part in ("TRAIN", "TEST"):
+        file = tmp_path / f"JapaneseVowels_{part}.ts"
+        file.write_text(f"@classLabel true a b\n@data\n{SERIES}")
+    return build(
+        {
+            "adding": Adding(length=9),
+            "copy": CopyMemory(delay=4, symbols=3, payload=2),
+            "characters": Characters(path=str(text), window=16),
+            "vowels": JapaneseVowels(path=str(tmp_path)),
+        }[request.param]
+    )
+
+
+def same(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+    return jax.tree.structure(left) == jax.tree.structure(right)
+
+
+def dtypes(tree):
+    return {array.dtype.name for array in jax.tree.leaves(tree)}
+
+
+def test_sampling_is_a_function_of_the_key(task):
+    keys = jax.random.split(jax.random.key(0), 3)
+    batches = [task.sample(task.data, key, 5) for key in keys]
+    assert same(batches[0], task.sample(task.data, keys[0], 5))
+    assert not np.array_equal(batches[0].inputs, batches[1].inputs)
+    jitted = jax.jit(task.sample, static_argnums=2)
+    assert same(batches[0], jitted(task.data, keys[0], 5))
+    mapped = jax.vmap(lambda key: task.sample(task.data, key, 5))(keys)
+    assert same(mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_dtypes_are_32_bits(task, wide):
+    with jax.enable_x64(wide):
+        batch = task.sample(task.data, jax.random.key(1), 4)
+        assert dtypes((batch, task.evaluation)) <= {"float32", "int32"}
+        assert batch.inputs.dtype == (jnp.int32 if task.tokens else jnp.float32)
+
+
+def test_a_program_takes_the_data_as_an_argument(task):
+    program = jax.make_jaxpr(task.sample, static_argnums=2)(task.data, jax.random.key(0), 4)
+    assert all(np.size(constant) <= 64 for constant in program.consts)
+
+
+def guess(task, batch):
+    """Outputs of the shape that a model of the task would give for a batch."""
+    steps = batch.inputs.shape[:2] if task.every_step else batch.inputs.shape[:1]
+    drawn = np.random.default_rng(0).normal(size=(*steps, task.output_size))
+    return jnp.asarray(drawn, jnp.float32)
+
+
+def test_a_loss_and_its_metrics_are_means_over_the_batch(task):
+    batches = {"sampled": task.sample(task.data, jax.random.key(2), 4), **task.evaluation}
+    for batch in batches.values():
+        outputs = guess(task, batch)
+        loss, metrics = jax.jit(task.loss)(outputs, batch)
+        assert loss.shape == ()
+        assert np.isfinite(loss)
+        assert all(metric.shape == () for metric in metrics.values())
+        assert task.goal.metric in metrics
+    batch = batches["sampled"]
+    halves = [
+        jax.jit(task.loss)(
+            *jax.tree.map(lambda a, half=half: a[half::2], (guess(task, batch), batch))
+        )
+        for half in (0, 1)
+    ]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    whole = jax.jit(task.loss)(guess(task, batch), batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, mean)
+
+
+def test_the_loss_is_taken_in_float32_at_least(task):
+    batch = task.sample(task.data, jax.random.key(2), 3)
+    outputs = guess(task, batch)
+    assert jax.eval_shape(task.loss, outputs.astype(jnp.bfloat16), batch)[0].dtype == jnp.float32
+    with jax.enable_x64(True):
+        wide, _ = jax.jit(task.loss)(outputs.astype(jnp.float64), batch)
+        assert wide.dtype == jnp.float64
+    np.testing.assert_allclose(jax.jit(task.loss)(outputs, batch)[0], wide, rtol=1e-5)
+
+
+def test_goals_and_baselines_speak_of_metrics(task):
+    assert task.goal.split in task.evaluation
+    batch = task.sample(task.data, jax.random.key(2), 3)
+    _, metrics = jax.eval_shape(task.loss, guess(task, batch), batch)
+    assert {name.split()[-1] for name in task.baselines} <= set(metrics)
+    assert any(name.endswith(f" {task.goal.metric}") for name in task.baselines)
+
+
+@pytest.mark.parametrize("config", [Adding(length=12), CopyMemory(delay=5)])
+def test_evaluation_sets_are_fixed(config):
+    first = build(config).evaluation["validation"]
+    with jax.default_prng_impl("rbg"):
+        assert same(first, build(config).evaluation["validation"])
+    assert first.inputs.shape[0] >= 1000
+    assert len(np.unique(np.asarray(first.inputs).reshape(first.inputs.shape[0], -1), axis=0)) > 990
+
+
+# -- adding
+
+
+@pytest.mark.parametrize("length", [2, 7, 100])
+def test_adding_marks_one_value_in_each_half(length):
+    task = build(Adding(length=length))
+    batch = task.sample(task.data, jax.random.key(4), 2000)
+    values, markers = np.moveaxis(np.asarray(batch.inputs), -1, 0)
+    assert values.shape == (2000, length)
+    assert values.min() >= 0
+    assert values.max() < 1
+    assert set(np.unique(markers)) <= {0, 1}
+    rows, positions = np.nonzero(markers)
+    np.testing.assert_array_equal(rows, np.repeat(np.arange(2000), 2))
+    first, second = positions.reshape(2000, 2).T
+    assert set(first) == set(range(length // 2))
+    assert set(second) == set(range(length // 2, length))
+    # Even over each half: expected counts of at least 40, so 4.5 sigma on each.
+    for drawn, places in ((first, length // 2), (second, length - length // 2)):
+        counts = np.bincount(drawn - drawn.min(), minlength=places)
+        assert np.all(np.abs(counts - 2000 / places) < 4.5 * math.sqrt(2000 / places))
+
+
+def test_adding_targets_are_the_sum_of_the_marked():
+    batch = build(Adding(length=40)).sample((), jax.random.key(5), 300)
+    expected = [[row[row[:, 1] == 1, 0].sum()] for row in np.asarray(batch.inputs)]
+    np.testing.assert_allclose(batch.targets, expected, rtol=1e-6)
+    assert batch.lengths is None
+
+
+def test_adding_loss_is_the_mean_square_and_one_sixth_without_memory():
+    task = build(Adding(length=20))
+    batch = task.sample(task.data, jax.random.key(6), 100_000)
+    loss, metrics = jax.jit(task.loss)(jnp.ones((100_000, 1)), batch)
+    assert loss == metrics["mse"]
+    assert float(loss) == pytest.approx(task.baselines["memoryless mse"], abs=0.003)  # 5 sigma
+    outputs = guess(task, batch)
+    expected = np.mean((np.asarray(outputs, float) - np.asarray(batch.targets)) ** 2)
+    assert float(jax.jit(task.loss)(outputs, batch)[0]) == pytest.approx(expected, rel=1e-5)
+
+
+# -- copy memory
+
+
+@pytest.mark.parametrize(("delay", "symbols", "payload"), [(1, 2, 1), (5, 8, 10), (30, 4, 3)])
+def test_copy_follows_the_protocol(delay, symbols, payload):
+    task = build(CopyMemory(delay=delay, symbols=symbols, payload=payload))
+    batch = task.sample(task.data, jax.random.key(7), 500)
+    inputs, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
+    assert inputs.shape == targets.shape == (500, delay + 2 * payload)
+    blank, delimiter = symbols, symbols + 1
+    assert set(np.unique(inputs[:, :payload])) == set(range(symbols))
+    rest = np.full(delay + payload, blank)
+    rest[delay - 1] = delimiter
+    np.testing.assert_array_equal(inputs[:, payload:], np.tile(rest, (500, 1)))
+    np.testing.assert_array_equal(targets[:, -payload:], inputs[:, :payload])
+    assert np.all(targets[:, :-payload] == blank)
+    assert (task.input_size, task.output_size) == (symbols + 2, symbols + 1)
+
+
+@pytest.mark.parametrize(("delay", "published"), [(100, 0.173287), (1000, 0.020387)])
+def test_copy_baselines_are_the_published_ones(delay, published):
+    baselines = build(CopyMemory(delay=delay)).baselines
+    assert baselines["memoryless cross_entropy"] == pytest.approx(published, abs=5e-7)
+    assert baselines["memoryless recall"] == 1 / 8
+
+
+def test_copy_baseline_is_what_the_memoryless_predictor_scores():
+    task = build(CopyMemory(delay=100))
+    batch = task.sample(task.data, jax.random.key(8), 500)
+    logits = np.full((500, 120, 9), -np.inf, np.float32)
+    logits[:, :-10, 8] = 0
+    logits[:, -10:, :8] = 0
+    loss, metrics = jax.jit(task.loss)(jnp.asarray(logits), batch)
+    assert float(loss) == pytest.approx(task.baselines["memoryless cross_entropy"], abs=1e-6)
+    assert loss == metrics["cross_entropy"]
+    assert float(metrics["recall"]) == pytest.approx(1 / 8, abs=0.02)
+
+
+def test_copy_loss_and_recall_against_numpy():
+    task = build(CopyMemory(delay=6))
+    batch = task.evaluation["validation"]
+    logits = np.random.default_rng(1).normal(size=(1000, 26, 9)).astype(np.float32)
+    loss, metrics = jax.jit(task.loss)(jnp.asarray(logits), batch)
+    wide, targets = logits.astype(float), np.asarray(batch.targets)
+    chance = np.exp(wide) / np.exp(wide).sum(-1, keepdims=True)
+    rows, steps = np.indices(targets.shape)
+    assert float(loss) == pytest.approx(-np.log(chance[rows, steps, targets]).mean(), rel=1e-5)
+    right = wide.argmax(-1)[:, -10:] == targets[:, -10:]
+    assert float(metrics["recall"]) == pytest.approx(right.mean())
+    perfect = jax.nn.one_hot(batch.targets, 9) * 50
+    loss, metrics = jax.jit(task.loss)(perfect, batch)
+    assert float(loss) < 1e-6
+    assert metrics["recall"] == 1
+    assert task.goal.met(float(metrics["recall"]))
+
+
+# -- the rest
+
+
+def test_goals_need_one_bound():
+    with pytest.raises(ValueError, match="one of `below` and `above`"):
+        Goal("test", "accuracy")
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        Goal("test", "accuracy", below=1, above=2)
+    goal = Goal("test", "accuracy", above=0.95)
+    assert str(goal) == "> 0.95"
+    assert goal.met(0.96)
+    assert not goal.met(0.95)
+    assert not goal.met(float("nan"))
+
+
+def test_what_is_no_task_config_is_refused():
+    with pytest.raises(TypeError, match="one of Adding, CopyMemory, Characters, JapaneseVowels"):
+        build(Batch(jnp.zeros(1), jnp.zeros(1)))
