@@ -20,7 +20,7 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True):
     """A table of a config file."""
 
 
-class Kind(Part, tag_field="kind"):
+class Kind(Part, frozen=True, tag_field="kind"):
     """A table that is one of several kinds, told apart by its key `kind`."""
 
 

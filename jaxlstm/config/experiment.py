@@ -10,7 +10,7 @@ from jaxlstm.config.optimizer import Optimizer
 from jaxlstm.config.tasks import Task
 
 
-class Train(Part, kw_only=True):
+class Train(Part, frozen=True, kw_only=True):
     """How long, in what portions, and what is written down on the way.
 
     Every interval is in steps, a step being one update of the parameters. Only `steps` and
@@ -36,7 +36,7 @@ class Train(Part, kw_only=True):
     seeds_by: Literal["auto", "vmap", "threads"] = "auto"
 
 
-class Goal(Part, kw_only=True):
+class Goal(Part, frozen=True, kw_only=True):
     """The score that is expected, where it is not the one that the task calls solved.
 
     Args:
@@ -58,7 +58,7 @@ class Goal(Part, kw_only=True):
             raise ValueError("expected exactly one of `below` and `above`")
 
 
-class Sample(Part, kw_only=True):
+class Sample(Part, frozen=True, kw_only=True):
     """Text written by the network of the first seed, for tasks over text.
 
     Args:

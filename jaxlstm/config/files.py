@@ -44,11 +44,10 @@ def loads(text: str, source: str = "config", overrides: Sequence[tuple[str, str]
     """Read a config from TOML text; `source` is what errors call it. Otherwise as `load`.
 
     Examples:
-        >>> loads('kind = "trainnig"')
+        >>> loads('name = "new"')
         Traceback (most recent call last):
         ...
-        jaxlstm.errors.UserError: config: kind: expected one of "training", "study", got 'trainnig'; \
-did you mean "training"?
+        jaxlstm.errors.UserError: config: kind: missing, expected one of "training", "study"
     """
     try:
         data = tomllib.loads(text)

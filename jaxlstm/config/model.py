@@ -56,7 +56,7 @@ class Uniform(Kind, tag="uniform"):
 RecurrentInit = Orthogonal | Identity | Ginibre | GlorotUniform | Uniform
 
 
-class LSTM(Part, tag_field="cell", tag="lstm"):
+class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
     """Long short-term memory cells and a linear readout.
 
     Args:
@@ -82,7 +82,7 @@ class LSTM(Part, tag_field="cell", tag="lstm"):
             raise ValueError("expected one of `forget_bias` and `chrono_t_max`, got both")
 
 
-class RNN(Part, tag_field="cell", tag="rnn"):
+class RNN(Part, frozen=True, tag_field="cell", tag="rnn"):
     """Simple recurrent cells (Elman 1990) and a linear readout.
 
     Args:

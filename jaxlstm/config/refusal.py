@@ -32,10 +32,8 @@ def refusal(error: msgspec.ValidationError, data: Any, spec: Any) -> tuple[Path,
         return path, f"missing, expected {_expected(spec, data, path)}"
     got = value_at(data, path)
     if re.match(r"Invalid (value|enum value) ", text):
-        return (
-            path,
-            f"expected {_expected(spec, data, path)}, got {shown(got)}{_near(got, spec, data, path)}",
-        )
+        expected, near = _expected(spec, data, path), _near(got, spec, data, path)
+        return path, f"expected {expected}, got {shown(got)}{near}"
     if re.match(r"Expected `", text):
         wanted = re.sub(r", got `\w+`$", "", text.removeprefix("Expected ")).replace("`", "")
         wanted = wanted.replace("object", "table").replace(" | null", "")

@@ -1,0 +1,347 @@
+"""Run folders: what a training or a study leaves behind, and how to read it again.
+
+A run is a folder `runs/NAME-YYYYMMDD-HHMMSS`:
+
+    config.toml          the resolved config
+    manifest.json        what ran, where, with which versions, and the summary (`Manifest`)
+    metrics.jsonl        {"step", "split", "seconds", "metrics": {name: [one value for each seed]}}
+    samples.jsonl        {"step", "seed", "temperature", "prompt", "text"}
+    figures/NAME.json    the data behind a figure
+    tables/NAME.json     {"title", "caption", "columns", "rows"}
+    checkpoints/         the state of a training
+    report.html          made from the rest
+
+Files are replaced as wholes, so that a reader never sees half of one; lines of a JSONL file are
+appended, and a line that was cut short is not read. Numbers that are not finite are null.
+"""
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from jaxlstm.errors import UserError
+
+FORMAT_VERSION = 1
+PACKAGES = ("jaxlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "msgspec")
+State = Literal["running", "finished", "interrupted", "failed"]
+
+
+class Score(msgspec.Struct, frozen=True):
+    """A line of the summary.
+
+    Args:
+        metric: what was measured, with its set: "validation mse".
+        values: one value for each seed; None where it is not finite.
+        mean: their mean.
+        low: lower end of the mean's interval; None for a single seed.
+        high: upper end of the mean's interval; None for a single seed.
+        expected: the bound that counts as met, as "< 0.01"; None where nothing is expected.
+        verdict: "met" or "missed", computed; "reported" where nothing is expected.
+    """
+
+    metric: str
+    values: list[float | None]
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    expected: str | None = None
+    verdict: Literal["met", "missed", "reported"] = "reported"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What ran, where, with what, and how it ended.
+
+    Args:
+        format_version: of the folder; this code reads versions up to `FORMAT_VERSION`.
+        kind: "training" or "study".
+        name: the name of the config.
+        question: what was asked.
+        command: the command line.
+        started: when, ISO 8601 in UTC.
+        seconds: how long it ran, over all its sittings.
+        state: how it stands.
+        seeds: the seeds.
+        device: what computed it.
+        machine: the system around the device.
+        git_revision: of the library, where it runs from a checkout.
+        versions: of Python and the packages that the numbers depend on.
+        parameters: how many the network has; None for a study.
+        summary: the scores.
+        reason: why the run failed; None otherwise.
+    """
+
+    format_version: int = FORMAT_VERSION
+    kind: Literal["training", "study"]
+    name: str
+    question: str
+    command: str
+    started: str
+    seconds: float
+    state: State
+    seeds: list[int]
+    device: str
+    machine: str
+    git_revision: str | None
+    versions: dict[str, str]
+    parameters: int | None = None
+    summary: list[Score] = []
+    reason: str | None = None
+
+
+def free_folder(name: str, out: str | Path | None = None) -> Path:
+    """Choose the folder of a new run, and write nothing yet.
+
+    Args:
+        name: the name of the config.
+        out: the exact folder; `runs/NAME-YYYYMMDD-HHMMSS` if None.
+
+    Returns:
+        A path at which there is nothing, or an empty folder.
+
+    Raises:
+        UserError: when `out` is taken.
+    """
+    if out is not None:
+        folder = Path(out)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"--out: expected a new or empty folder, got '{folder}'")
+        return folder
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    count = 1
+    while (folder := Path("runs") / (stem if count == 1 else f"{stem}-{count}")).exists():
+        count += 1
+    return folder
+
+
+def create(
+    folder: str | Path,
+    *,
+    config: str,
+    kind: Literal["training", "study"],
+    name: str,
+    question: str,
+    command: str,
+    seeds: Sequence[int],
+    device: str,
+    parameters: int | None = None,
+) -> Manifest:
+    """Make a run folder: `config.toml` and a manifest in the state "running".
+
+    Args:
+        folder: where, as from `free_folder`.
+        config: the resolved config as TOML.
+        kind: "training" or "study".
+        name: the name of the config.
+        question: what is asked.
+        command: the command line.
+        seeds: the seeds.
+        device: what computes.
+        parameters: how many the network has.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: when the folder cannot be made.
+    """
+    manifest = Manifest(
+        kind=kind,
+        name=name,
+        question=question,
+        command=command,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+        state="running",
+        seeds=list(seeds),
+        device=device,
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        git_revision=_git_revision(),
+        versions=_versions(),
+        parameters=parameters,
+    )
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_text(Path(folder) / "config.toml", config)
+        _write_json(Path(folder) / "manifest.json", manifest)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder '{folder}' ({error.strerror})") from None
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read the manifest of a run.
+
+    Raises:
+        UserError: when the folder is no run, or one of a later format.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise UserError(f"'{folder}' is no run folder: it has no manifest.json") from None
+    try:
+        version = msgspec.json.decode(content, type=dict[str, Any]).get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise UserError(
+                f"'{path}' has format version {version}, this jaxlstm reads up to {FORMAT_VERSION}"
+            )
+        return msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' is no manifest: {error}") from None
+
+
+def update_manifest(folder: str | Path, **changes: Any) -> Manifest:
+    """Change fields of the manifest, such as `state`, `seconds` or `summary`."""
+    manifest = msgspec.structs.replace(read_manifest(folder), **changes)
+    _write_json(Path(folder) / "manifest.json", manifest)
+    return manifest
+
+
+def append(folder: str | Path, name: str, record: Mapping[str, Any]) -> None:
+    """Append one record to a JSONL file of the run, such as `metrics.jsonl`, in one write."""
+    with (Path(folder) / name).open("ab") as file:
+        file.write(msgspec.json.encode(record) + b"\n")
+
+
+def read_jsonl(folder: str | Path, name: str) -> list[dict[str, Any]]:
+    """Read the records of a JSONL file; none where there is no file.
+
+    A last line that was cut short by the end of the process is left out.
+    """
+    return list(_records(Path(folder) / name))
+
+
+def truncate_jsonl(folder: str | Path, name: str, step: int) -> None:
+    """Drop the records of later steps than `step`, so that a resumed run writes them again."""
+    path = Path(folder) / name
+    if path.exists():
+        kept = [record for record in _records(path) if record["step"] <= step]
+        _replace(path, b"".join(msgspec.json.encode(record) + b"\n" for record in kept))
+
+
+def write_figure(folder: str | Path, name: str, figure: Mapping[str, Any]) -> None:
+    """Write the data behind a figure to `figures/NAME.json`.
+
+    Args:
+        folder: the run.
+        name: letters, digits, `-` and `_`.
+        figure: `{"title", "caption", "kind": "lines", "panels": […]}`.
+    """
+    _write_json(_named(folder, "figures", name), figure)
+
+
+def write_table(
+    folder: str | Path,
+    name: str,
+    *,
+    title: str,
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+) -> None:
+    """Write a table to `tables/NAME.json`.
+
+    Args:
+        folder: the run.
+        name: letters, digits, `-` and `_`.
+        title: what it is.
+        caption: what it shows.
+        columns: the names of the columns.
+        rows: the cells, row by row.
+
+    Raises:
+        ValueError: when a row has not one cell for each column.
+    """
+    for index, row in enumerate(rows):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"`rows[{index}]` must have {len(columns)} cells, got {len(row)}: {list(row)}"
+            )
+    table = {"title": title, "caption": caption, "columns": list(columns), "rows": list(rows)}
+    _write_json(_named(folder, "tables", name), table)
+
+
+def find(folder: str | Path = "runs") -> list[Path]:
+    """List the run folders in a folder, the latest first."""
+    try:
+        found = [
+            (path.stat().st_mtime, path.parent) for path in Path(folder).glob("*/manifest.json")
+        ]
+    except OSError:
+        return []
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole or not at all."""
+    _replace(path, text.encode("utf-8"))
+
+
+def _named(folder: str | Path, room: str, name: str) -> Path:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"`name` must be letters, digits, '-' and '_', got {name!r}")
+    return Path(folder) / room / f"{name}.json"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    # msgspec writes NaN and infinity as null.
+    content = msgspec.json.format(msgspec.json.encode(value), indent=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, content + b"\n")
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for number, line in enumerate(lines := path.read_bytes().split(b"\n"), start=1):
+        if not line:
+            continue
+        try:
+            yield msgspec.json.decode(line, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if number != len(lines):
+                raise UserError(f"'{path}', line {number}: expected a JSON object") from None
+
+
+def _git_revision() -> str | None:
+    """The revision of the library's own checkout, with "-dirty" where it was changed."""
+    package = Path(__file__).parent
+    if not (package.parent / ".git").exists():
+        return None
+    command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
