@@ -1,0 +1,181 @@
+"""Layers by name: each only chooses the cell of an `RNN`, in the words of Keras."""
+
+from collections.abc import Callable
+from typing import Any, Unpack
+
+from flax import nnx
+from jax import Array
+
+from jaxlstm.cells import initializers, lstm, rnn
+from jaxlstm.cells.base import check_choice, check_size
+from jaxlstm.nn.rnn import RNN, Options
+
+Initializer = str | Callable[..., Array]
+INITIALIZERS = {
+    "glorot_uniform": initializers.glorot_uniform(),
+    "orthogonal": initializers.orthogonal(),
+    "identity": initializers.identity(),
+    "zeros": initializers.constant(value=0.0),
+    "ones": initializers.constant(value=1.0),
+}
+
+
+class LSTM(RNN):
+    """Long short-term memory; the equations are those of `jaxlstm.lstm`.
+
+    Args:
+        in_features: I, the number of features of an input.
+        units: H, the number of units.
+        activation: of the candidate and the output: "tanh", "relu", "identity" or "sigmoid".
+        recurrent_activation: of the gates.
+        use_bias: whether there is a bias.
+        unit_forget_bias: start the forget gate's bias at one, whatever `bias_initializer` draws.
+        kernel_initializer: of `kernel` [I, 4H]: a name, or a function `(key, shape, dtype)` such as
+            those of `jaxlstm.initializers`. Names: "glorot_uniform", "orthogonal", "identity",
+            "zeros", "ones".
+        recurrent_initializer: of each gate's block of `recurrent_kernel` [H, 4H]. "orthogonal" is
+            orthogonal per gate; the way of Keras is `initializers.orthogonal(joint=True)`.
+        bias_initializer: of `bias` [4H].
+        param_dtype: type of the parameters.
+        dtype: type of the computation and the outputs; that of the parameters if None.
+        cell_dtype: type of the memory; that of the parameters if None.
+        rngs: draws the parameters.
+        **options: `return_sequences`, `return_state`, `go_backwards` and the others of `RNN`.
+
+    Raises:
+        TypeError: when a size is no int, or another argument of the wrong type.
+        ValueError: when a size is not positive, or a name is unknown.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxlstm as jl
+        >>> from flax import nnx
+        >>> inputs = jnp.ones((32, 10, 8))
+        >>> jl.nn.LSTM(8, 4, rngs=nnx.Rngs(0))(inputs).shape
+        (32, 4)
+        >>> layer = jl.nn.LSTM(8, 4, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
+        >>> outputs, hidden, cell = layer(inputs)
+        >>> outputs.shape, hidden.shape, cell.shape
+        ((32, 10, 4), (32, 4), (32, 4))
+        >>> layer.kernel.shape, layer.recurrent_kernel.shape, layer.bias.shape
+        ((8, 16), (4, 16), (16,))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        units: int,
+        *,
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
+        use_bias: bool = True,
+        unit_forget_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "orthogonal",
+        bias_initializer: Initializer = "zeros",
+        param_dtype: Any = "float32",
+        dtype: Any = None,
+        cell_dtype: Any = None,
+        rngs: nnx.Rngs,
+        **options: Unpack[Options],
+    ):
+        check_size("in_features", in_features)
+        check_size("units", units)
+        bias_init = initializer(bias_initializer, "bias_initializer")
+        if unit_forget_bias and not getattr(bias_init, "joint", False):
+            bias_init = initializers.forget_bias(value=1.0, others=bias_init)
+        cell = lstm(
+            input_size=in_features,
+            hidden_size=units,
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            use_bias=use_bias,
+            kernel_init=initializer(kernel_initializer, "kernel_initializer"),
+            recurrent_init=initializer(recurrent_initializer, "recurrent_initializer"),
+            bias_init=bias_init,
+            param_dtype=param_dtype,
+            dtype=dtype,
+            cell_dtype=cell_dtype,
+        )
+        super().__init__(cell, rngs=rngs, **options)
+
+    kernel = property(lambda self: self.weights.kernel, doc="`nnx.Param` [I, 4H].")
+    recurrent_kernel = property(
+        lambda self: self.weights.recurrent_kernel, doc="`nnx.Param` [H, 4H]."
+    )
+    bias = property(lambda self: self.weights.bias, doc="`nnx.Param` [4H], or None.")
+
+
+class SimpleRNN(RNN):
+    """The simple recurrent network, h_t = φ(x_t W + h_{t−1} U + b); see `jaxlstm.rnn`.
+
+    Args:
+        in_features: I, the number of features of an input.
+        units: H, the number of units.
+        activation: φ: "tanh", "relu", "identity" or "sigmoid".
+        use_bias: whether there is a bias.
+        kernel_initializer: of `kernel` [I, H], a name or a function, as for `LSTM`.
+        recurrent_initializer: of `recurrent_kernel` [H, H].
+        bias_initializer: of `bias` [H].
+        param_dtype: type of the parameters.
+        dtype: type of the computation and the outputs; that of the parameters if None.
+        rngs: draws the parameters.
+        **options: `return_sequences`, `return_state`, `go_backwards` and the others of `RNN`.
+
+    Raises:
+        TypeError: when a size is no int, or another argument of the wrong type.
+        ValueError: when a size is not positive, or a name is unknown.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxlstm as jl
+        >>> from flax import nnx
+        >>> layer = jl.nn.SimpleRNN(8, 4, return_state=True, rngs=nnx.Rngs(0))
+        >>> outputs, hidden = layer(jnp.ones((32, 10, 8)))
+        >>> outputs.shape, bool((outputs == hidden).all())
+        ((32, 4), True)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        units: int,
+        *,
+        activation: str = "tanh",
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "orthogonal",
+        bias_initializer: Initializer = "zeros",
+        param_dtype: Any = "float32",
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+        **options: Unpack[Options],
+    ):
+        check_size("in_features", in_features)
+        check_size("units", units)
+        cell = rnn(
+            input_size=in_features,
+            hidden_size=units,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_init=initializer(kernel_initializer, "kernel_initializer"),
+            recurrent_init=initializer(recurrent_initializer, "recurrent_initializer"),
+            bias_init=initializer(bias_initializer, "bias_initializer"),
+            param_dtype=param_dtype,
+            dtype=dtype,
+        )
+        super().__init__(cell, rngs=rngs, **options)
+
+    kernel = property(lambda self: self.weights.kernel, doc="`nnx.Param` [I, H].")
+    recurrent_kernel = property(
+        lambda self: self.weights.recurrent_kernel, doc="`nnx.Param` [H, H]."
+    )
+    bias = property(lambda self: self.weights.bias, doc="`nnx.Param` [H], or None.")
+
+
+def initializer(value: Initializer, argument: str) -> Callable[..., Array]:
+    """Look an initialiser up by name; `argument` is what the error calls it."""
+    if isinstance(value, str):
+        check_choice(argument, value, INITIALIZERS)
+        return INITIALIZERS[value]
+    if not callable(value):
+        raise TypeError(f"`{argument}` must be a name or a function, got {value!r}")
+    return value
