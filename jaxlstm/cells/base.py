@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import types
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,15 @@ class Cell(Described):
             `[*batch, *input_shape]`: one step in time, also the streaming interface.
         input_shape: the shape of one input without batch and time; `None` stands for any size.
         stochastic: whether `initial_carry` takes `key=` (the noise then travels in the carry).
+        gated_step: optional, `gated_step(params, carry, x, hidden)`: a step whose gates are given
+            what they see of the last state: one array for all of them, or a tuple with one for
+            each. `recurrent_dropout` needs it.
+        gates: the number of gates that `gated_step` tells apart.
+        linear: optional, `linear(params, x) -> (decay, input)` of a cell whose step is
+            carry_t = decay ⊙ carry_{t−1} + input, and whose output is its carry's only leaf, for
+            any leading shape of x, time included: such a cell can run in parallel over time.
+        run: optional, `run(unroll, params, inputs, carry, options) -> Unrolled` of a cell that sees
+            whole sequences and so cannot be stepped, such as `bidirectional`.
 
     Examples:
         A leaky integrator, complete:
@@ -108,6 +118,35 @@ class Cell(Described):
     step: Callable[[Params, Carry, Array], tuple[Carry, Any]]
     input_shape: tuple[int | None, ...] = (None,)
     stochastic: bool = False
+    gated_step: Callable[[Params, Carry, Array, Any], tuple[Carry, Any]] | None = None
+    gates: int = 1
+    linear: Callable[[Params, Array], tuple[Array, Array]] | None = None
+    run: Callable[..., Any] | None = None
+
+
+class Noisy(NamedTuple):
+    """The carry of a stochastic cell: that of the cell within, and the noise.
+
+    Args:
+        carry: the carry of the cell within.
+        noise: a key or a mask, or None where no key was given. It is neither held by a masked step
+            nor put back by a reset.
+    """
+
+    carry: Carry
+    noise: Any
+
+
+def start(cell: Cell, params: Params, batch_shape: tuple[int, ...], key: Array | None) -> Carry:
+    """The initial carry of a cell, with its noise where the cell is stochastic and a key came."""
+    if cell.stochastic and key is not None:
+        return cell.initial_carry(params, batch_shape, key=key)
+    return cell.initial_carry(params, batch_shape)
+
+
+def split_key(key: Array | None, count: int) -> list[Array | None]:
+    """So many keys out of one, or as many Nones out of none."""
+    return [None] * count if key is None else list(jax.random.split(key, count))
 
 
 def described(factory: Callable[P, D]) -> Callable[P, D]:
@@ -132,7 +171,7 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
         lstm(input_size=8, hidden_size=4, forget_bias=0.0)
     """
     signature = inspect.signature(factory)
-    variadic = {p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL}
+    kinds = {p.name: p.kind for p in signature.parameters.values()}
     defaults = tuple(
         (p.name, _canonical(p.name, p.default))
         for p in signature.parameters.values()
@@ -143,12 +182,16 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
     def make(*args: P.args, **kwargs: P.kwargs) -> D:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        arguments: list[tuple[str, Any]] = []
         for name, value in bound.arguments.items():
-            bound.arguments[name] = _canonical(name, value)
-        arguments = tuple(
-            (f"*{name}" if name in variadic else name, value)
-            for name, value in bound.arguments.items()
-        )
+            if kinds[name] is inspect.Parameter.VAR_KEYWORD:
+                value = {n: _canonical(n, v) for n, v in sorted(value.items())}
+                arguments.extend(value.items())
+            else:
+                value = _canonical(name, value)
+                starred = kinds[name] is inspect.Parameter.VAR_POSITIONAL
+                arguments.append((f"*{name}" if starred else name, value))
+            bound.arguments[name] = value
         for name, value in arguments:
             try:
                 hash(value)
@@ -157,7 +200,7 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
                     f"`{name}` of {factory.__name__} must be hashable, got {type(value).__name__}"
                 ) from None
         made = factory(*bound.args, **bound.kwargs)
-        description = Description(factory.__name__, arguments, defaults)
+        description = Description(factory.__name__, tuple(arguments), defaults)
         return dataclasses.replace(made, description=description)
 
     return make
@@ -232,6 +275,12 @@ def check_size(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be positive, got {value}")
 
 
+def check_cell(name: str, value: Any) -> None:
+    """Refuse what is no `Cell`, naming the argument."""
+    if not isinstance(value, Cell):
+        raise TypeError(f"`{name}` must be a Cell, got {type(value).__name__}")
+
+
 def check_choice(name: str, value: Any, choices: Mapping[str, Any] | tuple[str, ...]) -> None:
     """Refuse a name that is not among the choices, naming the argument and listing them."""
     if not isinstance(value, str) or value not in choices:
@@ -250,6 +299,14 @@ def affine(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
     if bias is None:
         return product
     return product + jnp.broadcast_to(bias.astype(dtype), product.shape)
+
+
+def gated_affine(hidden: Any, kernel: Array, gates: int, dtype: Any) -> Array:
+    """`hidden @ kernel`; where `hidden` is a tuple, each gate's block gets an input of its own."""
+    if not isinstance(hidden, tuple):
+        return affine(hidden, kernel, None, dtype)
+    parts = zip(hidden, jnp.split(kernel, gates, axis=-1), strict=True)
+    return jnp.concatenate([affine(h, block, None, dtype) for h, block in parts], axis=-1)
 
 
 def output_shape(cell: Cell) -> tuple[int, ...]:
@@ -271,8 +328,23 @@ def output_shape(cell: Cell) -> tuple[int, ...]:
     """
     if None in cell.input_shape:
         raise ValueError(f"`cell` must have a known input shape, got {cell.input_shape}")
-    params = jax.eval_shape(cell.init, jax.random.key(0))
-    carry = jax.eval_shape(cell.initial_carry, params)
-    dtype = jax.tree.leaves(params)[0].dtype if jax.tree.leaves(params) else jnp.float32
-    x = jax.ShapeDtypeStruct(cell.input_shape, dtype)  # type: ignore[arg-type]
-    return jax.eval_shape(cell.step, params, carry, x)[1].shape
+
+    def outputs(key: Array) -> Any:
+        params = cell.init(key)
+        leaves = jax.tree.leaves(params)
+        dtype = leaves[0].dtype if leaves else jnp.float32
+        inputs = jnp.zeros((1, *cell.input_shape), dtype)  # type: ignore[arg-type]
+        return _one_step(cell, params, inputs).outputs
+
+    return jax.eval_shape(outputs, jax.random.key(0)).shape[1:]
+
+
+def _one_step(cell: Cell, params: Params, inputs: Array, **options: Any) -> Any:
+    """What `unroll` does with one unbatched input, for the shapes alone."""
+    if cell.run is not None:
+        options = {"carry": None, "key": None, "reverse": False}
+        outputs, carry, carries = cell.run(_one_step, params, inputs, **options)
+        return types.SimpleNamespace(outputs=outputs, carry=carry, carries=carries)
+    carry, output = cell.step(params, cell.initial_carry(params), inputs[0])
+    outputs = jax.tree.map(lambda y: y[None], output)
+    return types.SimpleNamespace(outputs=outputs, carry=carry, carries=None)

@@ -1,11 +1,23 @@
 """Combinators: bigger cells out of smaller ones, as `optax.chain` is one for optimisers."""
 
 import itertools
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.cells.base import Carry, Cell, Params, described, output_shape
+from jaxlstm.cells.base import (
+    Carry,
+    Cell,
+    Params,
+    check_cell,
+    check_choice,
+    described,
+    output_shape,
+    split_key,
+    start,
+)
 
 
 @described
@@ -34,8 +46,7 @@ def stack(*cells: Cell) -> Cell:
     if not cells:
         raise ValueError("`cells` must hold at least one cell, got none")
     for index, cell in enumerate(cells):
-        if not isinstance(cell, Cell):
-            raise TypeError(f"`cells[{index}]` must be a Cell, got {type(cell).__name__}")
+        check_cell(f"cells[{index}]", cell)
     for index, (below, above) in enumerate(itertools.pairwise(cells), start=1):
         if None in below.input_shape or None in above.input_shape:
             continue
@@ -52,7 +63,7 @@ def stack(*cells: Cell) -> Cell:
     def initial_carry(
         params: Params, batch_shape: tuple[int, ...] = (), *, key: Array | None = None
     ) -> Carry:
-        keys = [None] * len(cells) if key is None else list(jax.random.split(key, len(cells)))
+        keys = split_key(key, len(cells))
         return tuple(
             start(cell, p, batch_shape, k) for cell, p, k in zip(cells, params, keys, strict=True)
         )
@@ -64,12 +75,165 @@ def stack(*cells: Cell) -> Cell:
             carries.append(new)
         return tuple(carries), x
 
-    stochastic = any(cell.stochastic for cell in cells)
-    return Cell(init, initial_carry, step, cells[0].input_shape, stochastic)
+    def run(
+        unroll: Any, params: Params, x: Array, *, carry: Carry | None, key: Any, **options: Any
+    ) -> tuple[Array, Carry, Carry]:
+        layers = []
+        carries = (None,) * len(cells) if carry is None else carry
+        keys = split_key(key, len(cells))
+        for cell, p, c, k in zip(cells, params, carries, keys, strict=True):
+            layers.append(unroll(cell, p, x, carry=c, key=k, **options))
+            x = layers[-1].outputs
+        return x, tuple(layer.carry for layer in layers), tuple(layer.carries for layer in layers)
+
+    return Cell(
+        init,
+        initial_carry,
+        step,
+        cells[0].input_shape,
+        stochastic=any(cell.stochastic for cell in cells),
+        run=run if any(cell.run for cell in cells) else None,
+    )
 
 
-def start(cell: Cell, params: Params, batch_shape: tuple[int, ...], key: Array | None) -> Carry:
-    """The initial carry of a cell, with its noise where the cell is stochastic and a key came."""
-    if cell.stochastic and key is not None:
-        return cell.initial_carry(params, batch_shape, key=key)
-    return cell.initial_carry(params, batch_shape)
+@described
+def residual(cell: Cell) -> Cell:
+    """Add the input to the output: output_t = x_t + cell(x_t).
+
+    He, Zhang, Ren, Sun (2016), "Deep residual learning for image recognition", used across depth,
+    as Wu et al. (2016), "Google's neural machine translation system", do between LSTM layers.
+
+    Args:
+        cell: a cell whose outputs have the shape of its inputs.
+
+    Returns:
+        A `Cell` with the params and the carry of `cell`.
+
+    Raises:
+        TypeError: when `cell` is no `Cell`.
+        ValueError: when its outputs have another shape than its inputs.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> layer = jl.residual(jl.lstm(input_size=8, hidden_size=8))
+        >>> deep = jl.stack(layer, layer, layer)
+        >>> jl.unroll(deep, deep.init(jax.random.key(0)), jnp.ones((2, 5, 8))).outputs.shape
+        (2, 5, 8)
+    """
+    check_cell("cell", cell)
+    if None not in cell.input_shape and (given := output_shape(cell)) != cell.input_shape:
+        raise ValueError(f"`cell` must give outputs of shape {cell.input_shape}, got {given}")
+
+    def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
+        carry, output = cell.step(params, carry, x)
+        return carry, x.astype(output.dtype) + output
+
+    def run(unroll: Any, params: Params, x: Array, **options: Any) -> tuple[Array, Carry, Carry]:
+        inner = unroll(cell, params, x, **options)
+        return x.astype(inner.outputs.dtype) + inner.outputs, inner.carry, inner.carries
+
+    return Cell(
+        cell.init,
+        cell.initial_carry,
+        step,
+        cell.input_shape,
+        stochastic=cell.stochastic,
+        run=run if cell.run else None,
+    )
+
+
+class Bidirectional(NamedTuple):
+    """Params, carry or carries of the two directions."""
+
+    forward: Any
+    backward: Any
+
+
+@described
+def bidirectional(forward: Cell, backward: Cell, *, merge: str = "concat") -> Cell:
+    """Run one cell from the first step to the last, another from the last to the first, and merge.
+
+    Schuster & Paliwal (1997), "Bidirectional recurrent neural networks". Each direction travels
+    within the valid steps of each sequence, so a ragged batch equals its sequences run one by one.
+
+    Args:
+        forward: the cell that runs forward.
+        backward: the cell that runs backward, over the same inputs.
+        merge: "concat" on the last axis, "sum", "mul", "ave", or "none" for the pair
+            `(forward, backward)` of outputs.
+
+    Returns:
+        A `Cell` for `unroll`, with `Bidirectional(forward, backward)` params and carry. It sees
+        whole sequences, so its `step` raises.
+
+    Raises:
+        TypeError: when an argument is no `Cell`.
+        ValueError: when the two take different inputs, cannot be merged, or the merge is unknown.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> layer = jl.lstm(input_size=8, hidden_size=4)
+        >>> cell = jl.bidirectional(layer, layer)
+        >>> out = jl.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((32, 10, 8)))
+        >>> out.outputs.shape, out.carry.backward.cell.shape
+        ((32, 10, 8), (32, 4))
+    """
+    check_cell("forward", forward)
+    check_cell("backward", backward)
+    merges = {
+        "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
+        "sum": lambda a, b: a + b,
+        "mul": lambda a, b: a * b,
+        "ave": lambda a, b: (a + b) / 2,
+        "none": lambda a, b: (a, b),
+    }
+    check_choice("merge", merge, merges)
+    if forward.input_shape != backward.input_shape:
+        raise ValueError(
+            f"`backward` must take inputs of shape {forward.input_shape}, got "
+            f"{backward.input_shape}"
+        )
+    if merge != "none" and None not in forward.input_shape:
+        a, b = output_shape(forward), output_shape(backward)
+        if (a[:-1] if merge == "concat" else a) != (b[:-1] if merge == "concat" else b):
+            raise ValueError(f"`merge` {merge!r} needs outputs of equal shape, got {a} and {b}")
+
+    def init(key: Array) -> Bidirectional:
+        ahead, back = jax.random.split(key)
+        return Bidirectional(forward.init(ahead), backward.init(back))
+
+    def initial_carry(
+        params: Bidirectional, batch_shape: tuple[int, ...] = (), *, key: Array | None = None
+    ) -> Bidirectional:
+        ahead, back = split_key(key, 2)
+        return Bidirectional(
+            start(forward, params.forward, batch_shape, ahead),
+            start(backward, params.backward, batch_shape, back),
+        )
+
+    def step(params: Bidirectional, carry: Bidirectional, x: Array) -> Any:
+        raise ValueError(
+            "`cell` is bidirectional and sees the whole sequence, so it cannot be stepped: "
+            "use `unroll`"
+        )
+
+    def run(
+        unroll: Any, params: Bidirectional, x: Array, *, carry: Any, key: Any, reverse: bool, **more
+    ) -> tuple[Any, Bidirectional, Bidirectional]:
+        ahead, back = split_key(key, 2)
+        first = Bidirectional(None, None) if carry is None else carry
+        a = unroll(forward, params.forward, x, carry=first[0], key=ahead, reverse=reverse, **more)
+        b = unroll(
+            backward, params.backward, x, carry=first[1], key=back, reverse=not reverse, **more
+        )
+        outputs = merges[merge](a.outputs, b.outputs)
+        return outputs, Bidirectional(a.carry, b.carry), Bidirectional(a.carries, b.carries)
+
+    return Cell(
+        init,
+        initial_carry,
+        step,
+        forward.input_shape,
+        stochastic=forward.stochastic or backward.stochastic,
+        run=run,
+    )

@@ -23,7 +23,7 @@ class Initializer(Described):
 
     Args:
         draw: the function.
-        joint: whether a cell draws the blocks of all gates as one matrix, not one by one.
+        joint: whether it draws the blocks of all gates as one array, not one by one.
     """
 
     draw: Callable[..., Array]
@@ -72,6 +72,8 @@ def identity(*, scale: float = 1.0) -> Initializer:
     """
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        if len(shape) != 2:
+            raise ValueError(f"`identity` draws a matrix, got the shape {list(shape)}")
         return jnp.asarray(scale, dtype) * jnp.eye(*shape, dtype=dtype)
 
     return Initializer(draw)
@@ -161,8 +163,8 @@ def constant(*, value: float = 0.0) -> Initializer:
 
 
 @described
-def forget_bias(*, value: float = 1.0) -> Initializer:
-    """LSTM bias `[4H]`: `value` at the forget gate, zero at i, g and o.
+def forget_bias(*, value: float = 1.0, others: Callable[..., Array] | None = None) -> Initializer:
+    """LSTM bias `[4H]`: `value` at the forget gate, zero or another choice at i, g and o.
 
     A forget gate that starts open (value 1) lets the error flow back from the first update on:
     Gers, Schmidhuber, Cummins (2000), "Learning to forget"; Jozefowicz, Zaremba, Sutskever (2015),
@@ -170,6 +172,7 @@ def forget_bias(*, value: float = 1.0) -> Initializer:
 
     Args:
         value: the bias of the forget gate; the memory lasts about `1 + exp(value)` steps.
+        others: initialiser of the rest; zero if None.
 
     Examples:
         >>> import jax, jaxlstm as jl
@@ -178,10 +181,11 @@ def forget_bias(*, value: float = 1.0) -> Initializer:
     """
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        zeros = jnp.zeros(shape[0] // 4, dtype)
-        return jnp.concatenate([zeros, zeros + jnp.asarray(value, dtype), zeros, zeros])
+        size = shape[0] // 4
+        bias = jnp.zeros(shape, dtype) if others is None else others(key, shape, dtype)
+        return bias.at[size : 2 * size].set(value)
 
-    return Initializer(draw)
+    return Initializer(draw, joint=True)
 
 
 @described
@@ -212,12 +216,18 @@ def chrono(*, t_max: int) -> Initializer:
         zeros = jnp.zeros_like(forget)
         return jnp.concatenate([-forget, forget, zeros, zeros])
 
-    return Initializer(draw)
+    return Initializer(draw, joint=True)
 
 
-def recurrent_blocks(init: Callable[..., Array], key: Array, size: int, gates: int, dtype: Any):
-    """A recurrent kernel `[H, gates·H]`, block by block or, where the initialiser asks, jointly."""
+def recurrent_blocks(
+    init: Callable[..., Array], key: Array, shape: tuple[int, int], gates: int, dtype: Any
+) -> Array:
+    """A recurrent kernel of one block of `shape` for each gate, side by side.
+
+    Drawn block by block or, where the initialiser asks for it, as one matrix.
+    """
+    rows, columns = shape
     if getattr(init, "joint", False):
-        return init(key, (size, gates * size), dtype)
+        return init(key, (rows, gates * columns), dtype)
     keys = jax.random.split(key, gates)
-    return jnp.concatenate([init(k, (size, size), dtype) for k in keys], axis=1)
+    return jnp.concatenate([init(k, shape, dtype) for k in keys], axis=1)

@@ -4,11 +4,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxlstm.cells import base, initializers
-from jaxlstm.cells.combine import stack
-from jaxlstm.cells.lstm import lstm
-from jaxlstm.cells.rnn import rnn
+from jaxlstm.cells.combine import bidirectional, residual, stack
+from jaxlstm.cells.conv_lstm import conv_lstm
+from jaxlstm.cells.gru import gru, mgu
+from jaxlstm.cells.layer_norm import layer_norm_lstm
+from jaxlstm.cells.lstm import lstm, lstmp
+from jaxlstm.cells.lstm_1997 import lstm_1997
+from jaxlstm.cells.minimal import min_gru, min_lstm
+from jaxlstm.cells.noise import dropout, recurrent_dropout, weight_drop, zoneout
+from jaxlstm.cells.rnn import indrnn, rnn
+from jaxlstm.cells.xlstm import mlstm, slstm
 
-CELLS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (rnn, lstm, stack)}
+CELLS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        rnn,
+        indrnn,
+        gru,
+        mgu,
+        lstm,
+        lstmp,
+        lstm_1997,
+        layer_norm_lstm,
+        conv_lstm,
+        slstm,
+        mlstm,
+        min_gru,
+        min_lstm,
+    )
+}
+COMBINATORS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (stack, residual, bidirectional, dropout, recurrent_dropout, zoneout, weight_drop)
+}
 INITIALIZERS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
@@ -47,4 +75,4 @@ def from_dict(
         >>> jl.from_dict(jl.to_dict(cell)) == cell
         True
     """
-    return base.rebuild(data, {**INITIALIZERS, **CELLS, **(factories or {})})
+    return base.rebuild(data, {**INITIALIZERS, **CELLS, **COMBINATORS, **(factories or {})})

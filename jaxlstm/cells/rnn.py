@@ -1,4 +1,4 @@
-"""The simple recurrent network of Elman (1990)."""
+"""Simple recurrent networks: Elman (1990), and IndRNN (2018), whose units see only themselves."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described
+from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, gated_affine
 
 
 class RNNParams(NamedTuple):
@@ -86,13 +86,92 @@ def rnn(
     def initial_carry(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNCarry:
         return RNNCarry(jnp.zeros((*batch_shape, hidden_size), dtype or params.kernel.dtype))
 
+    def gated_step(
+        params: RNNParams, carry: RNNCarry, x: Array, hidden: Any
+    ) -> tuple[RNNCarry, Array]:
+        compute = dtype or params.kernel.dtype
+        new = phi(
+            affine(x, params.kernel, params.bias, compute)
+            + gated_affine(hidden, params.recurrent_kernel, 1, compute)
+        )
+        return RNNCarry(new), new
+
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
         check_last("x", x, input_size)
-        compute = dtype or params.kernel.dtype
-        hidden = phi(
-            affine(x, params.kernel, params.bias, compute)
-            + affine(carry.hidden, params.recurrent_kernel, None, compute)
-        )
-        return RNNCarry(hidden), hidden
+        return gated_step(params, carry, x, carry.hidden)
 
-    return Cell(init, initial_carry, step, input_shape=(input_size,))
+    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step)
+
+
+@described
+def indrnn(
+    *,
+    input_size: int,
+    hidden_size: int,
+    activation: str = "relu",
+    use_bias: bool = True,
+    kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
+    recurrent_init: Callable[..., Array] = initializers.uniform(limit=1.0),
+    bias_init: Callable[..., Array] = initializers.constant(value=0.0),
+    param_dtype: Any = "float32",
+    dtype: Any = None,
+) -> Cell:
+    """An independently recurrent network, h_t = φ(x_t W + u ⊙ h_{t−1} + b).
+
+    Each unit sees only its own past, so the state Jacobian is diagonal and its growth over n steps
+    is u^n, unit by unit. Li, Li, Cook, Zhu, Gao (2018), "Independently recurrent neural network
+    (IndRNN): building a longer and deeper RNN".
+
+    Args:
+        input_size: I, the number of features of an input.
+        hidden_size: H, the number of units.
+        activation: φ, by name.
+        use_bias: whether there is a bias b.
+        kernel_init: initialiser of W [I, H].
+        recurrent_init: initialiser of u [H].
+        bias_init: initialiser of b [H].
+        param_dtype: type of the parameters.
+        dtype: type of the computation, the state and the outputs; that of the parameters if None.
+
+    Returns:
+        A `Cell` with `RNNParams`, whose `recurrent_kernel` is u [H], and `RNNCarry`.
+
+    Raises:
+        TypeError: when a size is no int.
+        ValueError: when a size is not positive or the activation is unknown.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.indrnn(input_size=8, hidden_size=4)
+        >>> jl.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((32, 10, 8))).outputs.shape
+        (32, 10, 4)
+    """
+    check_size("input_size", input_size)
+    check_size("hidden_size", hidden_size)
+    phi = by_name(activation, "activation")
+
+    def init(key: Array) -> RNNParams:
+        k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
+        return RNNParams(
+            kernel_init(k_kernel, (input_size, hidden_size), param_dtype),
+            recurrent_init(k_recurrent, (hidden_size,), param_dtype),
+            bias_init(k_bias, (hidden_size,), param_dtype) if use_bias else None,
+        )
+
+    def initial_carry(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNCarry:
+        return RNNCarry(jnp.zeros((*batch_shape, hidden_size), dtype or params.kernel.dtype))
+
+    def gated_step(
+        params: RNNParams, carry: RNNCarry, x: Array, hidden: Any
+    ) -> tuple[RNNCarry, Array]:
+        compute = dtype or params.kernel.dtype
+        seen = hidden[0] if isinstance(hidden, tuple) else hidden
+        weight = jnp.broadcast_to(params.recurrent_kernel.astype(compute), seen.shape)
+        new = phi(affine(x, params.kernel, params.bias, compute) + weight * seen.astype(compute))
+        return RNNCarry(new), new
+
+    def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
+        check_last("x", x, input_size)
+        return gated_step(params, carry, x, carry.hidden)
+
+    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step)

@@ -1,0 +1,188 @@
+"""Convolutional LSTM: states that are images, series or volumes (Shi 2015)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxlstm.cells import initializers
+from jaxlstm.cells.activations import activation as by_name
+from jaxlstm.cells.base import Cell, check_choice, check_size, described
+from jaxlstm.cells.lstm import GATES, LSTMCarry
+
+
+class ConvLSTMParams(NamedTuple):
+    """Weights of a convolutional LSTM with blocks i, f, g, o of F filters.
+
+    Args:
+        kernel: [*kernel_size, C, 4F], on the input.
+        recurrent_kernel: [*kernel_size, F, 4F], on the state.
+        bias: [4F] or None.
+        peephole: [3, *space, F], what i, f and o see of the memory, or None.
+    """
+
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
+    peephole: Array | None
+
+
+@described
+def conv_lstm(
+    *,
+    input_shape: Sequence[int],
+    filters: int,
+    kernel_size: int | Sequence[int] = 3,
+    strides: int | Sequence[int] = 1,
+    padding: str = "same",
+    peepholes: bool = False,
+    activation: str = "tanh",
+    recurrent_activation: str = "sigmoid",
+    use_bias: bool = True,
+    forget_bias: float = 1.0,
+    kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
+    recurrent_init: Callable[..., Array] = initializers.orthogonal(),
+    bias_init: Callable[..., Array] | None = None,
+    param_dtype: Any = "float32",
+    dtype: Any = None,
+    cell_dtype: Any = None,
+) -> Cell:
+    """An LSTM whose products are convolutions: inputs and states are images in a video.
+
+    With ∗ a convolution over 1, 2 or 3 dimensions of space,
+
+        i, f, o = σ(x_t ∗ W + h_{t−1} ∗ U + p ⊙ c + b),  g = φ(x_t ∗ W + h_{t−1} ∗ U + b)
+        c_t     = f ⊙ c_{t−1} + i ⊙ g
+        h_t     = o ⊙ φ(c_t)
+
+    where i and f see c_{t−1} and o sees c_t through the peepholes p, if there are any. Shi, Chen,
+    Wang, Yeung, Wong, Woo (2015), "Convolutional LSTM network: a machine learning approach for
+    precipitation nowcasting".
+
+    Args:
+        input_shape: `(*space, C)`, channels last: (L, C), (height, width, C) or (D, H, W, C).
+        filters: F, the channels of the state and of the outputs.
+        kernel_size: the window, one int or one for each dimension.
+        strides: of the convolution of the input; that of the state always has stride 1.
+        padding: "same" or "valid", of the convolution of the input; the state is padded "same".
+        peepholes: whether the gates see the memory, each position by weights of its own.
+        activation: φ, by name.
+        recurrent_activation: σ, by name.
+        use_bias: whether there is a bias b.
+        forget_bias: where the bias of the forget gate starts.
+        kernel_init: initialiser of W [*kernel_size, C, 4F].
+        recurrent_init: initialiser of each gate's block of U, as a matrix [kernel_size·F, F].
+        bias_init: initialiser of b [4F]; takes the place of `forget_bias`.
+        param_dtype: type of the parameters.
+        dtype: type of the computation, `hidden` and the outputs; that of the parameters if None.
+        cell_dtype: type of the memory; that of the parameters if None.
+
+    Returns:
+        A `Cell` with `ConvLSTMParams` and `LSTMCarry` of `[*batch, *space', F]`.
+
+    Raises:
+        TypeError: when a size is no int.
+        ValueError: when a size is not positive, the space has no 1 to 3 dimensions, or nothing is
+            left of it.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.conv_lstm(input_shape=(16, 16, 1), filters=4, strides=2)
+        >>> video = jnp.ones((2, 5, 16, 16, 1))
+        >>> jl.unroll(cell, cell.init(jax.random.key(0)), video).outputs.shape
+        (2, 5, 8, 8, 4)
+    """
+    for size in input_shape:
+        check_size("input_shape", size)
+    check_size("filters", filters)
+    dims = len(input_shape) - 1
+    if not 1 <= dims <= 3:
+        raise ValueError(
+            f"`input_shape` must be 1 to 3 dimensions of space and one of channels, got "
+            f"{tuple(input_shape)}"
+        )
+    window = _per_dimension("kernel_size", kernel_size, dims)
+    stride = _per_dimension("strides", strides, dims)
+    check_choice("padding", padding, ("same", "valid"))
+    phi = by_name(activation, "activation")
+    sigma = by_name(recurrent_activation, "recurrent_activation")
+    draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
+    *space_in, channels = input_shape
+    space = tuple(
+        -(-n // s) if padding == "same" else (n - k) // s + 1
+        for n, k, s in zip(space_in, window, stride, strict=True)
+    )
+    if min(space) < 1:
+        raise ValueError(f"`kernel_size` {window} must fit into `input_shape` {tuple(input_shape)}")
+    state_shape = (*space, filters)
+    width = len(GATES) * filters
+    letters = "DHW"[-dims:]
+    layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
+
+    def init(key: Array) -> ConvLSTMParams:
+        k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
+        rows = filters
+        for k in window:
+            rows *= k
+        blocks = initializers.recurrent_blocks(
+            recurrent_init, k_recurrent, (rows, filters), len(GATES), param_dtype
+        )
+        return ConvLSTMParams(
+            kernel_init(k_kernel, (*window, channels, width), param_dtype),
+            blocks.reshape(*window, filters, width),
+            draw_bias(k_bias, (width,), param_dtype) if use_bias else None,
+            jnp.zeros((3, *state_shape), param_dtype) if peepholes else None,
+        )
+
+    def initial_carry(params: ConvLSTMParams, batch_shape: tuple[int, ...] = ()) -> LSTMCarry:
+        shape, param = (*batch_shape, *state_shape), params.kernel.dtype
+        return LSTMCarry(jnp.zeros(shape, dtype or param), jnp.zeros(shape, cell_dtype or param))
+
+    def convolve(x: Array, kernel: Array, stride: tuple[int, ...], padding: str) -> Array:
+        batch_shape = x.shape[: x.ndim - dims - 1]
+        flat = x.reshape(-1, *x.shape[x.ndim - dims - 1 :])
+        product = lax.conv_general_dilated(
+            flat, kernel, stride, padding.upper(), dimension_numbers=layout
+        )
+        return product.reshape(*batch_shape, *product.shape[1:])
+
+    def step(params: ConvLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
+        if x.shape[x.ndim - dims - 1 :] != tuple(input_shape):
+            raise ValueError(
+                f"`x` must have shape [*batch, {', '.join(map(str, input_shape))}], got "
+                f"{list(x.shape)}"
+            )
+        compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
+        z = convolve(x.astype(compute), params.kernel.astype(compute), stride, padding)
+        hidden, recurrent = carry.hidden.astype(compute), params.recurrent_kernel.astype(compute)
+        z = z + convolve(hidden, recurrent, (1,) * dims, "same")
+        if params.bias is not None:
+            z = z + jnp.broadcast_to(params.bias.astype(compute), z.shape)
+        i, f, g, o = jnp.split(z, len(GATES), axis=-1)
+
+        def look(row: int, cell: Array) -> Array:
+            if params.peephole is None:
+                return jnp.zeros_like(i)
+            weight = params.peephole[row].astype(compute)
+            return jnp.broadcast_to(weight, cell.shape) * cell.astype(compute)
+
+        written = sigma(i + look(0, carry.cell)) * phi(g)
+        kept = sigma(f + look(1, carry.cell)).astype(memory) * carry.cell
+        cell = kept + written.astype(memory)
+        new = sigma(o + look(2, cell)) * phi(cell).astype(compute)
+        return LSTMCarry(new, cell), new
+
+    return Cell(init, initial_carry, step, tuple(input_shape))
+
+
+def _per_dimension(name: str, value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * dims
+    if len(values) != dims:
+        raise ValueError(
+            f"`{name}` must be an int or one for each of {dims} dimensions, got {value}"
+        )
+    for size in values:
+        check_size(name, size)
+    return values

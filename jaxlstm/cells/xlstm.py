@@ -1,0 +1,269 @@
+"""Exponential gates: sLSTM and mLSTM of xLSTM (Beck et al. 2024), with their stabiliser."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxlstm.cells import initializers
+from jaxlstm.cells.base import (
+    Cell,
+    affine,
+    check_choice,
+    check_last,
+    check_size,
+    described,
+    gated_affine,
+)
+from jaxlstm.cells.lstm import GATES, LSTMParams
+
+
+class SLSTMCarry(NamedTuple):
+    """State of an sLSTM, each [*batch, H].
+
+    Args:
+        hidden: h, the output.
+        cell: c, the memory, in units of exp(stabilizer).
+        normalizer: n, the sum of the input gates, in the same units.
+        stabilizer: m, the running maximum of the gates' logarithms.
+    """
+
+    hidden: Array
+    cell: Array
+    normalizer: Array
+    stabilizer: Array
+
+
+class MLSTMParams(NamedTuple):
+    """Weights of an mLSTM with heads of size D = H / heads.
+
+    Args:
+        kernel: [I, 4H], the blocks query, key, value and output gate o.
+        bias: [4H].
+        gate_kernel: [I, 2·heads], the input gates and forget gates, one for each head.
+        gate_bias: [2·heads].
+    """
+
+    kernel: Array
+    bias: Array
+    gate_kernel: Array
+    gate_bias: Array
+
+
+class MLSTMCarry(NamedTuple):
+    """State of an mLSTM, in units of exp(stabilizer).
+
+    Args:
+        cell: C [*batch, heads, D, D], the matrix memory, rows of values, columns of keys.
+        normalizer: n [*batch, heads, D].
+        stabilizer: m [*batch, heads].
+    """
+
+    cell: Array
+    normalizer: Array
+    stabilizer: Array
+
+
+def _log_forget(name: str) -> Callable[[Array], Array]:
+    choices = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda z: z}
+    check_choice("forget_activation", name, choices)
+    return choices[name]
+
+
+@described
+def slstm(
+    *,
+    input_size: int,
+    hidden_size: int,
+    forget_activation: str = "sigmoid",
+    forget_bias: float = 1.0,
+    kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
+    recurrent_init: Callable[..., Array] = initializers.orthogonal(),
+    bias_init: Callable[..., Array] | None = None,
+    param_dtype: Any = "float32",
+    dtype: Any = None,
+    cell_dtype: Any = None,
+) -> Cell:
+    """An sLSTM: an LSTM whose input gate is exponential and whose memory is normalised.
+
+    With z = x_t W + h_{t−1} U + b in blocks i, f, g, o and log f = log σ(z_f), or z_f for "exp",
+
+        m_t = max(log f + m_{t−1}, z_i)                      the stabiliser
+        i' = exp(z_i − m_t),   f' = exp(log f + m_{t−1} − m_t)
+        c_t = f' ⊙ c_{t−1} + i' ⊙ tanh(z_g),   n_t = f' ⊙ n_{t−1} + i'
+        h_t = σ(z_o) ⊙ c_t / n_t
+
+    The stabiliser changes no h_t; it keeps the exponentials in range. Beck et al. (2024), "xLSTM:
+    extended long short-term memory", equations 8–17.
+
+    Args:
+        input_size: I, the number of features of an input.
+        hidden_size: H, the number of units.
+        forget_activation: "sigmoid" or "exp".
+        forget_bias: where the bias of the forget gate starts.
+        kernel_init: initialiser of W [I, 4H].
+        recurrent_init: initialiser of each gate's block [H, H] of U.
+        bias_init: initialiser of b [4H]; takes the place of `forget_bias`.
+        param_dtype: type of the parameters.
+        dtype: type of the computation, `hidden` and the outputs; that of the parameters if None.
+        cell_dtype: type of c, n and m; that of the parameters if None.
+
+    Returns:
+        A `Cell` with `LSTMParams` and `SLSTMCarry`.
+
+    Raises:
+        TypeError: when a size is no int.
+        ValueError: when a size is not positive or the forget activation is unknown.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.slstm(input_size=8, hidden_size=4)
+        >>> jl.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((32, 10, 8))).outputs.shape
+        (32, 10, 4)
+    """
+    check_size("input_size", input_size)
+    check_size("hidden_size", hidden_size)
+    log_forget = _log_forget(forget_activation)
+    draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
+    width = len(GATES) * hidden_size
+
+    def init(key: Array) -> LSTMParams:
+        k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
+        return LSTMParams(
+            kernel_init(k_kernel, (input_size, width), param_dtype),
+            initializers.recurrent_blocks(
+                recurrent_init, k_recurrent, (hidden_size, hidden_size), len(GATES), param_dtype
+            ),
+            draw_bias(k_bias, (width,), param_dtype),
+        )
+
+    def initial_carry(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> SLSTMCarry:
+        shape, param = (*batch_shape, hidden_size), params.kernel.dtype
+        zeros = jnp.zeros(shape, cell_dtype or param)
+        return SLSTMCarry(jnp.zeros(shape, dtype or param), zeros, zeros, zeros)
+
+    def gated_step(
+        params: LSTMParams, carry: SLSTMCarry, x: Array, hidden: Any
+    ) -> tuple[SLSTMCarry, Array]:
+        compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
+        z = affine(x, params.kernel, params.bias, compute)
+        z = z + gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
+        i, f, g, o = jnp.split(z, len(GATES), axis=-1)
+        i, g = i.astype(memory), jnp.tanh(g).astype(memory)
+        kept = log_forget(f.astype(memory)) + carry.stabilizer
+        top = jnp.maximum(kept, i)
+        opened, kept = jnp.exp(i - top), jnp.exp(kept - top)
+        cell = kept * carry.cell + opened * g
+        normalizer = kept * carry.normalizer + opened
+        # Before the first input gate opens wide enough to be seen, c and n are both zero.
+        floor = jnp.finfo(memory).tiny
+        new = jax.nn.sigmoid(o) * (cell / jnp.maximum(normalizer, floor)).astype(compute)
+        return SLSTMCarry(new, cell, normalizer, top), new
+
+    def step(params: LSTMParams, carry: SLSTMCarry, x: Array) -> tuple[SLSTMCarry, Array]:
+        check_last("x", x, input_size)
+        return gated_step(params, carry, x, carry.hidden)
+
+    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=len(GATES))
+
+
+@described
+def mlstm(
+    *,
+    input_size: int,
+    hidden_size: int,
+    heads: int = 1,
+    forget_activation: str = "sigmoid",
+    forget_bias: float = 1.0,
+    kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
+    param_dtype: Any = "float32",
+    dtype: Any = None,
+    cell_dtype: Any = None,
+) -> Cell:
+    """An mLSTM: a matrix memory C that stores values under keys and is read by queries.
+
+    For each head, with q, k / √D, v and o from x_t, and scalars z_i, z_f,
+
+        m_t = max(log f + m_{t−1}, z_i),  i' = exp(z_i − m_t),  f' = exp(log f + m_{t−1} − m_t)
+        C_t = f' C_{t−1} + i' v kᵀ,   n_t = f' n_{t−1} + i' k
+        h_t = o ⊙ C_t q / max(|n_t · q|, exp(−m_t))
+
+    It does not look at h_{t−1}. Beck et al. (2024), "xLSTM: extended long short-term memory",
+    equations 19–27.
+
+    Args:
+        input_size: I, the number of features of an input.
+        hidden_size: H, the size of the outputs, a multiple of `heads`.
+        heads: the number of matrix memories.
+        forget_activation: "sigmoid" or "exp".
+        forget_bias: where the biases of the forget gates start.
+        kernel_init: initialiser of the kernels.
+        param_dtype: type of the parameters.
+        dtype: type of the computation and the outputs; that of the parameters if None.
+        cell_dtype: type of C, n and m; that of the parameters if None.
+
+    Returns:
+        A `Cell` with `MLSTMParams` and `MLSTMCarry`.
+
+    Raises:
+        TypeError: when a size is no int.
+        ValueError: when a size is not positive or `hidden_size` is no multiple of `heads`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.mlstm(input_size=8, hidden_size=4, heads=2)
+        >>> out = jl.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((32, 10, 8)))
+        >>> out.outputs.shape, out.carry.cell.shape
+        ((32, 10, 4), (32, 2, 2, 2))
+    """
+    check_size("input_size", input_size)
+    check_size("hidden_size", hidden_size)
+    check_size("heads", heads)
+    if hidden_size % heads:
+        raise ValueError(f"`hidden_size` must be a multiple of `heads` {heads}, got {hidden_size}")
+    log_forget = _log_forget(forget_activation)
+    size = hidden_size // heads
+
+    def init(key: Array) -> MLSTMParams:
+        k_kernel, k_gates = jax.random.split(key)
+        return MLSTMParams(
+            kernel_init(k_kernel, (input_size, 4 * hidden_size), param_dtype),
+            jnp.zeros(4 * hidden_size, param_dtype),
+            kernel_init(k_gates, (input_size, 2 * heads), param_dtype),
+            jnp.zeros(2 * heads, param_dtype).at[heads:].set(forget_bias),
+        )
+
+    def initial_carry(params: MLSTMParams, batch_shape: tuple[int, ...] = ()) -> MLSTMCarry:
+        memory = cell_dtype or params.kernel.dtype
+        return MLSTMCarry(
+            jnp.zeros((*batch_shape, heads, size, size), memory),
+            jnp.zeros((*batch_shape, heads, size), memory),
+            jnp.zeros((*batch_shape, heads), memory),
+        )
+
+    def step(params: MLSTMParams, carry: MLSTMCarry, x: Array) -> tuple[MLSTMCarry, Array]:
+        check_last("x", x, input_size)
+        compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
+        z = affine(x, params.kernel, params.bias, compute)
+        q, k, v, o = (
+            part.reshape(*part.shape[:-1], heads, size) for part in jnp.split(z, 4, axis=-1)
+        )
+        q, k, v = q.astype(memory), k.astype(memory) / size**0.5, v.astype(memory)
+        gates = affine(x, params.gate_kernel, params.gate_bias, compute).astype(memory)
+        i, f = jnp.split(gates, 2, axis=-1)
+        kept = log_forget(f) + carry.stabilizer
+        top = jnp.maximum(kept, i)
+        opened, kept = jnp.exp(i - top)[..., None], jnp.exp(kept - top)[..., None]
+        written = opened[..., None] * v[..., :, None] * k[..., None, :]
+        cell = kept[..., None] * carry.cell + written
+        normalizer = kept * carry.normalizer + opened * k
+        overlap = jnp.abs(jnp.sum(normalizer * q, axis=-1))
+        scale = jnp.maximum(overlap, jnp.exp(-top))[..., None]
+        read = jnp.einsum("...vk,...k->...v", cell, q) / scale
+        output = jax.nn.sigmoid(o) * read.astype(compute)
+        output = output.reshape(*output.shape[:-2], hidden_size)
+        return MLSTMCarry(cell, normalizer, top), output
+
+    return Cell(init, initial_carry, step, (input_size,))

@@ -1,0 +1,104 @@
+"""What `unroll` refuses, in words that name the argument, what came and what was expected."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from jaxlstm.cells.base import Carry, Cell, check_choice, check_size
+from jaxlstm.cells.trees import check_tree
+
+REMAT_CHUNK = 64
+
+
+def chunk_length(remat: str | int, length: int) -> int | None:
+    """The number of steps between stored carries, or None to store all."""
+    if isinstance(remat, int) and not isinstance(remat, bool):
+        check_size("remat", remat)
+        return remat
+    choices = {"none": None, "chunk": REMAT_CHUNK, "sqrt": max(1, math.isqrt(length))}
+    check_choice("remat", remat, choices)
+    return choices[str(remat)]
+
+
+def check_bool(name: str, flag: Any) -> None:
+    """Refuse what is no bool."""
+    if not isinstance(flag, bool | np.bool_):
+        raise TypeError(f"`{name}` must be a bool, got {flag!r}")
+
+
+def check_key(key: Any) -> None:
+    """Refuse what is neither None nor one random key, new or old style."""
+    typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, Array) and key.dtype == jnp.uint32 and key.ndim == 1
+    if key is not None and not (typed or raw):
+        raise TypeError(f"`key` must come from `jax.random.key`, got {key!r}")
+
+
+def check_array(name: str, value: Any) -> Array:
+    """What can be an array, as one."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be an array, got {type(value).__name__}") from None
+
+
+def check_inputs(cell: Cell, inputs: Array, time_major: bool) -> tuple[tuple[int, ...], int]:
+    """The batch shape and the number of steps of inputs that fit the cell."""
+    rank = len(cell.input_shape)
+    wanted = ", ".join("any" if size is None else str(size) for size in cell.input_shape)
+    layout = f"[T, *batch, {wanted}]" if time_major else f"[*batch, T, {wanted}]"
+    features = inputs.shape[inputs.ndim - rank :]
+    fits = inputs.ndim > rank and all(
+        size is None or size == given
+        for size, given in zip(cell.input_shape, features, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"`inputs` must have shape {layout}, got {list(inputs.shape)}")
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise TypeError(f"`inputs` must be floating point, got {inputs.dtype}")
+    leading = inputs.shape[: inputs.ndim - rank]
+    return (leading[1:], leading[0]) if time_major else (leading[:-1], leading[-1])
+
+
+def check_lengths(lengths: Any, batch_shape: tuple[int, ...], length: int) -> Array:
+    """Lengths of the right type and shape and, where they are known, in range."""
+    lengths = check_array("lengths", lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"`lengths` must be integers, got {lengths.dtype}")
+    if lengths.shape != batch_shape:
+        raise ValueError(
+            f"`lengths` must have the batch shape {list(batch_shape)}, got {list(lengths.shape)}"
+        )
+    if not isinstance(lengths, Tracer):
+        values = np.asarray(lengths)
+        for index in np.argwhere((values < 0) | (values > length))[:1]:
+            where = ", ".join(str(i) for i in index)
+            at = f" at index {where}" if where else ""
+            raise ValueError(f"`lengths` must lie in [0, {length}], got {values[tuple(index)]}{at}")
+    return lengths.astype(jnp.int32)
+
+
+def check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> Array:
+    """A bool array of the right shape."""
+    flags = check_array(name, flags)
+    if flags.dtype != jnp.bool_:
+        raise TypeError(f"`{name}` must be bool, got {flags.dtype}")
+    if flags.shape != shape:
+        raise ValueError(f"`{name}` must have shape {list(shape)}, got {list(flags.shape)}")
+    return flags
+
+
+def check_carry(carry: Carry, initial: Carry) -> Carry:
+    """The carry given, in the types of the initial one; structure and shapes must agree."""
+    check_tree("carry", carry, initial)
+
+    def cast(have: Any, want: Array) -> Array:
+        have = jnp.asarray(have)
+        return have.astype(want.dtype) if jnp.issubdtype(want.dtype, jnp.inexact) else have
+
+    return jax.tree.map(cast, carry, initial)

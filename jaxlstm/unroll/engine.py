@@ -1,0 +1,120 @@
+"""Lay a batch of sequences out for a backend, and its results back as the inputs were."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxlstm.cells.base import Carry, Cell, Params, start
+from jaxlstm.cells.trees import check_tree
+from jaxlstm.unroll.associative import associative_steps
+from jaxlstm.unroll.checks import check_carry
+from jaxlstm.unroll.scan import scan_steps, varying_like
+
+ENGINES: dict[str, Callable[..., tuple[Any, Carry, Carry]]] = {
+    "auto": scan_steps,
+    "scan": scan_steps,
+    "associative": associative_steps,
+}
+BACKENDS = tuple(ENGINES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of `unroll` that are fixed when it is compiled."""
+
+    reverse: bool
+    time_axis: int
+    hold: bool
+    return_carries: bool
+    include_initial: bool
+    truncate: int | None
+    chunk: int | None
+    unroll: int
+    backend: str
+
+
+class Laid(NamedTuple):
+    """A batch of sequences with time leading, as every backend takes it.
+
+    Args:
+        xs: [T, *batch, *input_shape].
+        valid: [T, *batch] bool, or None where every step is valid.
+        reset: [T, *batch] bool, whether the carry is put back before this step is done in the
+            direction of travel, or None.
+        initial: what a reset puts the carry back to.
+        first: the carry to begin with.
+    """
+
+    xs: Array
+    valid: Array | None
+    reset: Array | None
+    initial: Carry
+    first: Carry
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(
+    cell: Cell,
+    options: Options,
+    params: Params,
+    inputs: Array,
+    carry: Carry | None,
+    lengths: Array | None,
+    mask: Array | None,
+    resets: Array | None,
+    key: Array | None,
+) -> tuple[Any, Carry, Carry | None]:
+    """Outputs, final carry and carries of checked arguments, compiled once for each shape."""
+    check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
+    axis = options.time_axis
+    xs = jnp.moveaxis(inputs, axis, 0)
+    length, batch_shape = xs.shape[0], xs.shape[1 : xs.ndim - len(cell.input_shape)]
+    initial = start(cell, params, batch_shape, key)
+    if carry is not None and cell.stochastic and not _same_structure(carry, initial):
+        # The carry brings its own noise, or none, whatever the key says.
+        other = jax.random.key(0) if key is None else None
+        initial = start(cell, params, batch_shape, other)
+    first = initial if carry is None else check_carry(carry, initial)
+    initial, first = varying_like((initial, first), xs, params)
+    laid = Laid(
+        xs,
+        _valid(lengths, mask, length, axis),
+        None if resets is None else _boundaries(jnp.moveaxis(resets, axis, 0), options.reverse),
+        initial,
+        first,
+    )
+    outputs, final, carries = ENGINES[options.backend](cell, options, params, laid)
+    if options.include_initial:
+        join = functools.partial(_join_initial, reverse=options.reverse)
+        carries = jax.tree.map(join, first, carries)
+    outputs, carries = jax.tree.map(lambda a: jnp.moveaxis(a, 0, axis), (outputs, carries))
+    return outputs, final, carries
+
+
+def _same_structure(a: Any, b: Any) -> bool:
+    return jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def _boundaries(begins: Array, reverse: bool) -> Array:
+    """Where the carry is put back: before the first step of a sequence, in reverse after it."""
+    if not reverse:
+        return begins
+    return jnp.concatenate([begins[1:], jnp.zeros_like(begins[:1])])
+
+
+def _join_initial(first: Array, carries: Array, *, reverse: bool) -> Array:
+    return jnp.concatenate([carries, first[None]] if reverse else [first[None], carries])
+
+
+def _valid(lengths: Array | None, mask: Array | None, length: int, time_axis: int) -> Array | None:
+    valid = None if mask is None else jnp.moveaxis(mask, time_axis, 0)
+    if lengths is not None:
+        index = jnp.arange(length, dtype=lengths.dtype).reshape(-1, *(1,) * lengths.ndim)
+        within = index < jnp.broadcast_to(lengths, (length, *lengths.shape))
+        valid = within if valid is None else valid & within
+    return valid
