@@ -11,7 +11,7 @@ from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
 from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, gated_affine
 
-GATES = ("i", "f", "g", "o")
+GATES: tuple[str, ...] = ("i", "f", "g", "o")
 """The order of the four blocks of every LSTM kernel and bias: input, forget, candidate, output."""
 
 
@@ -168,7 +168,7 @@ def lstm(
     sigma = by_name(recurrent_activation, "recurrent_activation")
     psi = by_name(output_activation or activation, "output_activation")
     draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
-    present: dict[str, bool] = {
+    present = {
         "i": input_gate and not coupled,
         "f": forget_gate,
         "g": True,
