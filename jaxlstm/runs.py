@@ -20,6 +20,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -75,6 +76,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         versions: of Python and the packages that the numbers depend on.
         parameters: how many the network has; None for a study.
         summary: the scores.
+        baselines: scores of simple predictors, named "memoryless mse", to be drawn as lines.
         reason: why the run failed; None otherwise.
     """
 
@@ -93,6 +95,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     parameters: int | None = None
     summary: list[Score] = []
+    baselines: dict[str, float] = {}
     reason: str | None = None
 
 
@@ -132,6 +135,7 @@ def create(
     seeds: Sequence[int],
     device: str,
     parameters: int | None = None,
+    baselines: Mapping[str, float] | None = None,
 ) -> Manifest:
     """Make a run folder: `config.toml` and a manifest in the state "running".
 
@@ -145,6 +149,7 @@ def create(
         seeds: the seeds.
         device: what computes.
         parameters: how many the network has.
+        baselines: scores of simple predictors.
 
     Returns:
         The manifest.
@@ -166,13 +171,10 @@ def create(
         git_revision=_git_revision(),
         versions=_versions(),
         parameters=parameters,
+        baselines=dict(baselines or {}),
     )
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        write_text(Path(folder) / "config.toml", config)
-        _write_json(Path(folder) / "manifest.json", manifest)
-    except OSError as error:
-        raise UserError(f"cannot make the run folder '{folder}' ({error.strerror})") from None
+    write_text(Path(folder) / "config.toml", config)
+    _write_json(Path(folder) / "manifest.json", manifest)
     return manifest
 
 
@@ -206,8 +208,13 @@ def update_manifest(folder: str | Path, **changes: Any) -> Manifest:
 
 
 def append(folder: str | Path, name: str, record: Mapping[str, Any]) -> None:
-    """Append one record to a JSONL file of the run, such as `metrics.jsonl`, in one write."""
-    with (Path(folder) / name).open("ab") as file:
+    """Append one record to a JSONL file of the run, such as `metrics.jsonl`, in one write.
+
+    Raises:
+        UserError: when the file cannot be written, as all functions here that write.
+    """
+    path = Path(folder) / name
+    with _writing(path), path.open("ab") as file:
         file.write(msgspec.json.encode(record) + b"\n")
 
 
@@ -294,21 +301,31 @@ def _named(folder: str | Path, room: str, name: str) -> Path:
 def _write_json(path: Path, value: Any) -> None:
     # msgspec writes NaN and infinity as null.
     content = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, content + b"\n")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk or a folder that may not be written is the user's to know, in one line."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write '{path}' ({error.strerror})") from None
 
 
 def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

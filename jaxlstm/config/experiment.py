@@ -74,7 +74,7 @@ class Sample(Part, frozen=True, kw_only=True):
     prompt: Annotated[str, Meta(min_length=1, max_length=100_000)] = "\n"
 
 
-class Experiment(Kind, kw_only=True, tag="training"):
+class Experiment(Kind, frozen=True, kw_only=True, tag="training"):
     """One training of one network on one task, over several seeds.
 
     Args:

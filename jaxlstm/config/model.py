@@ -7,7 +7,7 @@ from msgspec import Meta
 from jaxlstm.config.base import Kind, Part, Positive, Width
 
 
-class Orthogonal(Kind, tag="orthogonal"):
+class Orthogonal(Kind, frozen=True, tag="orthogonal"):
     """Recurrent weights with all singular values equal to `scale`, each gate by itself.
 
     Args:
@@ -19,7 +19,7 @@ class Orthogonal(Kind, tag="orthogonal"):
     joint: bool = False
 
 
-class Identity(Kind, tag="identity"):
+class Identity(Kind, frozen=True, tag="identity"):
     """Recurrent weights of `scale` times the identity.
 
     Args:
@@ -29,7 +29,7 @@ class Identity(Kind, tag="identity"):
     scale: Positive = 1.0
 
 
-class Ginibre(Kind, tag="ginibre"):
+class Ginibre(Kind, frozen=True, tag="ginibre"):
     """Independent normal recurrent weights of standard deviation `gain / sqrt(hidden_size)`.
 
     Args:
@@ -39,11 +39,11 @@ class Ginibre(Kind, tag="ginibre"):
     gain: Positive = 1.0
 
 
-class GlorotUniform(Kind, tag="glorot_uniform"):
+class GlorotUniform(Kind, frozen=True, tag="glorot_uniform"):
     """Uniform recurrent weights whose limit follows from the number of units."""
 
 
-class Uniform(Kind, tag="uniform"):
+class Uniform(Kind, frozen=True, tag="uniform"):
     """Uniform recurrent weights.
 
     Args:

@@ -9,7 +9,7 @@ from jaxlstm.config.base import LARGEST, Kind, Positive, Share
 Warmup = Annotated[int, Meta(ge=0, le=LARGEST)]
 
 
-class Constant(Kind, tag="constant"):
+class Constant(Kind, frozen=True, tag="constant"):
     """The same learning rate throughout, after a linear rise from 0.
 
     Args:
@@ -19,7 +19,7 @@ class Constant(Kind, tag="constant"):
     warmup_steps: Warmup = 0
 
 
-class Cosine(Kind, tag="cosine"):
+class Cosine(Kind, frozen=True, tag="cosine"):
     """A linear rise from 0, then half a cosine down to the end of the training.
 
     Args:
@@ -34,7 +34,7 @@ class Cosine(Kind, tag="cosine"):
 Schedule = Constant | Cosine
 
 
-class _Optimizer(Kind, kw_only=True):
+class _Optimizer(Kind, frozen=True, kw_only=True):
     """What every optimiser has.
 
     Args:
@@ -49,7 +49,7 @@ class _Optimizer(Kind, kw_only=True):
     clip_norm: Positive | None = None
 
 
-class Adam(_Optimizer, tag="adam"):
+class Adam(_Optimizer, frozen=True, tag="adam"):
     """Adam (Kingma & Ba 2015).
 
     Args:
@@ -63,7 +63,7 @@ class Adam(_Optimizer, tag="adam"):
     eps: Positive = 1e-8
 
 
-class AdamW(_Optimizer, tag="adamw"):
+class AdamW(_Optimizer, frozen=True, tag="adamw"):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), of matrices, not of biases.
 
     Args:
@@ -79,7 +79,7 @@ class AdamW(_Optimizer, tag="adamw"):
     eps: Positive = 1e-8
 
 
-class RMSprop(_Optimizer, tag="rmsprop"):
+class RMSprop(_Optimizer, frozen=True, tag="rmsprop"):
     """RMSprop (Tieleman & Hinton 2012).
 
     Args:
@@ -93,7 +93,7 @@ class RMSprop(_Optimizer, tag="rmsprop"):
     eps: Positive = 1e-8
 
 
-class SGD(_Optimizer, tag="sgd"):
+class SGD(_Optimizer, frozen=True, tag="sgd"):
     """Stochastic gradient descent.
 
     Args:

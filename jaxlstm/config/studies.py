@@ -3,7 +3,7 @@
 from jaxlstm.config.base import Kind, Name, Seeds, check_seeds, seed_list
 
 
-class Study(Kind, kw_only=True, tag="study"):
+class Study(Kind, frozen=True, kw_only=True, tag="study"):
     """What every study has.
 
     Args:

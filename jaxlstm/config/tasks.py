@@ -7,7 +7,7 @@ from msgspec import Meta
 from jaxlstm.config.base import Kind
 
 
-class Adding(Kind, tag="adding"):
+class Adding(Kind, frozen=True, tag="adding"):
     """The adding problem: the sum of two marked numbers (`jaxlstm.tasks.adding`).
 
     Args:
@@ -17,7 +17,7 @@ class Adding(Kind, tag="adding"):
     length: Annotated[int, Meta(ge=2, le=1_000_000)] = 100
 
 
-class CopyMemory(Kind, tag="copy"):
+class CopyMemory(Kind, frozen=True, tag="copy"):
     """Copy memory: give a message back after a delay (`jaxlstm.tasks.copy_memory`).
 
     Args:
@@ -31,7 +31,7 @@ class CopyMemory(Kind, tag="copy"):
     payload: Annotated[int, Meta(ge=1, le=65_536)] = 10
 
 
-class Characters(Kind, tag="characters"):
+class Characters(Kind, frozen=True, tag="characters"):
     """A character language model (`jaxlstm.tasks.characters`).
 
     Args:
@@ -45,7 +45,7 @@ class Characters(Kind, tag="characters"):
     holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1
 
 
-class JapaneseVowels(Kind, tag="vowels"):
+class JapaneseVowels(Kind, frozen=True, tag="vowels"):
     """Japanese Vowels: which of nine speakers said it (`jaxlstm.tasks.vowels`).
 
     Args:

@@ -1,0 +1,163 @@
+"""The command `jaxlstm`: trainings, studies, reports, and the list of runs.
+
+Exit status: 0; 2 and one line for what the user got wrong; 1 for a training whose numbers stopped
+being finite; 130 for one that was interrupted. What a command needs is imported when it runs.
+"""
+
+import functools
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlstm import runs
+from jaxlstm.cli.arguments import List, Overrides, Report, Run, Study, parse
+from jaxlstm.cli.listing import list_runs
+from jaxlstm.cli.wording import complain, say, scored
+from jaxlstm.errors import UserError
+from jaxlstm.progress import Bar
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what follows the command's name; those of the process if None.
+
+    Returns:
+        The exit status.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command, overrides = parse(given)
+        line = shlex.join(["jaxlstm", *given])
+        match command:
+            case Run():
+                return _run(command, overrides, line)
+            case Study():
+                return _study(command, overrides, line)
+            case Report():
+                return _report(command)
+            case List():
+                return list_runs(command)
+    except UserError as error:
+        complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+
+
+def _load(command: Run | Study, overrides: Overrides, wanted: str) -> list[Any]:
+    """Read the configs of a command, all of them before anything runs."""
+    from jaxlstm import config
+
+    if command.seeds is not None:
+        overrides = [*overrides, ("seeds", command.seeds)]
+    if command.out is not None:
+        if len(command.configs) != 1:
+            raise UserError("--out: expected one config with it")
+        runs.free_folder("", command.out)
+    loaded = [config.load(path, overrides) for path in command.configs]
+    for path, found in zip(command.configs, loaded, strict=True):
+        kind = "run" if isinstance(found, config.Experiment) else "study"
+        if kind != wanted:
+            raise UserError(f"{path}: this config is for `jaxlstm {kind}`")
+    return loaded
+
+
+def _run(command: Run, overrides: Overrides, line: str) -> int:
+    if command.resume:
+        if command.configs or overrides or command.seeds or command.out:
+            raise UserError(
+                "--resume: expected run folders alone, a run goes on with its own config"
+            )
+        for folder in command.resume:
+            runs.read_manifest(folder)
+    elif not command.configs:
+        raise UserError("run: expected a CONFIG, such as configs/adding.toml, or --resume RUN")
+    experiments = _load(command, overrides, "run")
+
+    from jaxlstm import training
+
+    status = 0
+    for folder in map(Path, command.resume):
+        status = status or _ended(folder, training.resume(folder, quiet=command.quiet))
+    prepared = []
+    for path, experiment in zip(command.configs, experiments, strict=True):
+        try:
+            prepared.append(training.prepare(experiment))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    for ready in prepared:
+        folder = runs.free_folder(ready.experiment.name, command.out)
+        manifest = training.run(ready, folder, command=line, quiet=command.quiet)
+        status = status or _ended(folder, manifest)
+        if manifest.state == "interrupted":
+            break
+    return status
+
+
+def _study(command: Study, overrides: Overrides, line: str) -> int:
+    if not command.configs:
+        raise UserError("study: expected a CONFIG, such as one of configs/studies/")
+    loaded = _load(command, overrides, "study")
+
+    from jaxlstm import config, studies, training
+
+    for study in loaded:
+        folder = runs.free_folder(study.name, command.out)
+        runs.create(
+            folder,
+            config=config.dumps(study),
+            kind="study",
+            name=study.name,
+            question=study.question,
+            command=line,
+            seeds=study.seed_list,
+            device=training.device(),
+        )
+        began = time.monotonic()
+        try:
+            summary = studies.run(study, folder, functools.partial(Bar, quiet=command.quiet))
+        except KeyboardInterrupt:
+            runs.update_manifest(folder, state="interrupted", seconds=time.monotonic() - began)
+            raise
+        except BaseException as error:
+            seconds = time.monotonic() - began
+            runs.update_manifest(folder, state="failed", seconds=seconds, reason=str(error))
+            raise
+        manifest = runs.update_manifest(
+            folder, state="finished", seconds=time.monotonic() - began, summary=list(summary or [])
+        )
+        _ended(folder, manifest)
+    return 0
+
+
+def _ended(folder: Path, manifest: runs.Manifest) -> int:
+    """Say how a run ended, write its report, and give the exit status."""
+    from jaxlstm import report
+
+    for score in manifest.summary:
+        say(f"{score.metric}: {scored(score)}")
+    if manifest.state == "interrupted":
+        say(f"interrupted; go on with: jaxlstm run --resume {shlex.quote(str(folder))}")
+    if manifest.state == "failed":
+        complain(f"{folder}: {manifest.reason}")
+    say(str(report.write(folder)))
+    return {"interrupted": 130, "failed": 1}.get(manifest.state, 0)
+
+
+def _report(command: Report) -> int:
+    if not command.runs:
+        raise UserError("report: expected a RUN, such as a folder in runs/")
+    for folder in command.runs:
+        runs.read_manifest(folder)
+
+    from jaxlstm import report
+
+    for folder in command.runs:
+        say(str(report.write(Path(folder))))
+    return 0

@@ -1,0 +1,144 @@
+"""The commands and their options, and what a user types made into them."""
+
+import contextlib
+import io
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from jaxlstm.errors import UserError
+
+OVERRIDE = re.compile(r"--([A-Za-z_][\w-]*(?:\.[\w-]+)+)(?:=(.*))?", re.DOTALL)
+Overrides = list[tuple[str, str]]
+Files = Annotated[tuple[str, ...], arg(metavar="CONFIG...", help_behavior_hint="")]
+Folders = Annotated[tuple[str, ...], arg(metavar="RUN...", help_behavior_hint="")]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Train what each config describes, and write a run folder with a report.
+
+    Any key of the config can be given by its dotted name, for instance --task.length 200
+    --model.hidden-size 64 --optimizer.learning-rate 3e-3. The last line printed is the path of the
+    report.
+    """
+
+    configs: Positional[Files] = ()
+    """Config files of trainings, such as configs/adding.toml."""
+    seeds: Annotated[str | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many seeds, 0, 1, and so on; or a list of them, such as [3,7]."""
+    resume: Folders = ()
+    """Go on with these runs from their last checkpoints, bit for bit, instead of new ones."""
+    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """The run folder; runs/NAME-DATE-TIME if left out."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Measure what each config of a study describes, and write a run folder with a report.
+
+    Any key of the config can be given by its dotted name. The last line printed is the path of the
+    report.
+    """
+
+    configs: Positional[Files]
+    """Config files of studies."""
+    seeds: Annotated[str | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many seeds, 0, 1, and so on; or a list of them, such as [3,7]."""
+    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """The run folder; runs/NAME-DATE-TIME if left out."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make the reports of runs again, from their folders alone."""
+
+    runs: Positional[Folders]
+    """Run folders."""
+
+
+@dataclass(frozen=True)
+class List:
+    """List the runs in a folder, the latest first: state, score, age."""
+
+    folder: Annotated[Positional[str], arg(metavar="DIR")] = "runs"
+    """The folder that holds the run folders."""
+
+
+Command = (
+    Annotated[Run, subcommand("run")]
+    | Annotated[Study, subcommand("study")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[List, subcommand("list")]
+)
+
+
+def parse(given: list[str]) -> tuple[Run | Study | Report | List, Overrides]:
+    """Read a command line.
+
+    Options with a dotted name are taken out first: a config, not the command line, knows them.
+
+    Args:
+        given: what follows the command's name.
+
+    Returns:
+        The command, and the pairs of dotted name and value.
+
+    Raises:
+        UserError: when it cannot be read.
+        SystemExit: with status 0, when help was asked for and given.
+
+    Examples:
+        >>> command, overrides = parse(["run", "configs/adding.toml", "--task.length", "200"])
+        >>> command.configs, overrides
+        (('configs/adding.toml',), [('task.length', '200')])
+    """
+    rest, overrides = _split(given)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            command: Any = tyro.cli(
+                Command,  # type: ignore[arg-type]
+                prog="jaxlstm",
+                description="Recurrent networks: trainings, gradient studies, and their reports.",
+                args=rest,
+                config=(tyro.conf.HelptextFromCommentsOff, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise UserError(_condensed(said.getvalue())) from None
+    if overrides and not isinstance(command, Run | Study):
+        raise UserError(f"--{overrides[0][0]}: only `run` and `study` take keys of a config")
+    return command, overrides
+
+
+def _split(given: list[str]) -> tuple[list[str], Overrides]:
+    """Take the options with a dotted name out: a config, not the command line, knows them."""
+    rest, overrides = [], []
+    arguments = iter(given)
+    for argument in arguments:
+        match = OVERRIDE.fullmatch(argument)
+        if match is None:
+            rest.append(argument)
+            continue
+        value = match[2] if match[2] is not None else next(arguments, None)
+        if value is None or OVERRIDE.fullmatch(value):
+            raise UserError(f"{argument}: expected a value after it")
+        overrides.append((match[1], value))
+    return rest, overrides
+
+
+def _condensed(box: str) -> str:
+    """The first paragraph of a framed message, on one line."""
+    lines = [line.strip(" │|") for line in box.splitlines()]
+    body = [line for line in lines if line and not line.startswith(("╭", "╰"))]
+    end = next((i for i, line in enumerate(body) if set(line) <= {"─", "-"}), len(body))
+    return f"{' '.join(body[:end]) or 'cannot read the command line'}; see jaxlstm --help"

@@ -1,0 +1,347 @@
+"""From an experiment to a run folder: the loop around the compiled programs."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm import config, runs, tasks
+from jaxlstm.errors import UserError
+from jaxlstm.progress import Bar, clock
+from jaxlstm.training import (
+    checkpoints,
+    evaluation,
+    model,
+    optimizers,
+    sampling,
+    scores,
+    seeds,
+    step,
+)
+from jaxlstm.training.interrupts import stop_wish
+from jaxlstm.training.step import TrainState
+
+
+@dataclass(frozen=True)
+class Training:
+    """An experiment that was checked against its data, ready to run.
+
+    Args:
+        experiment: the config.
+        task: the task with its data.
+        network: the model.
+        update: the functions of a training.
+        goal: what is to be reached.
+        goal_seeds: whether "every" seed must reach it or the "median".
+        prompt: the symbols that samples begin with; None where no text is written.
+    """
+
+    experiment: config.Experiment
+    task: tasks.Task
+    network: model.Model
+    update: step.Update
+    goal: tasks.Goal
+    goal_seeds: str
+    prompt: np.ndarray | None
+
+    def states(self) -> list[TrainState]:
+        """Begin: the state of each seed before the first update."""
+        init = jax.jit(self.update.init)
+        return [init(jax.random.key(seed), self.task.data) for seed in self.experiment.seed_list]
+
+
+def prepare(experiment: config.Experiment) -> Training:
+    """Fetch the data of an experiment and check the one against the other; write nothing.
+
+    Args:
+        experiment: the config.
+
+    Returns:
+        A `Training`.
+
+    Raises:
+        UserError: when the data cannot be had, or the config asks for what the task has not.
+
+    Examples:
+        >>> from jaxlstm import config
+        >>> training = prepare(config.load("configs/adding.toml", [("model.hidden_size", "4")]))
+        >>> len(training.states()), model.count(training.states()[0].params)
+        (5, 117)
+    """
+    task = tasks.build(experiment.task)
+    goal, goal_seeds = scores.resolve(experiment.goal, task)
+    network = model.build(
+        experiment.model,
+        input_size=task.input_size,
+        output_size=task.output_size,
+        tokens=task.tokens,
+        every_step=task.every_step,
+    )
+    if experiment.model.embedding_size is not None and not task.tokens:
+        raise UserError("model.embedding_size: expected none, the task's inputs are no symbols")
+    train = experiment.train
+    optimizer = optimizers.build(experiment.optimizer, train.steps)
+    update = step.build(
+        task, network, optimizer, batch_size=train.batch_size, log_every=train.log_every
+    )
+    split = task.evaluation[goal.split]
+    metrics = jax.eval_shape(
+        lambda key, batch: evaluation.build(task, network)(network.init(key), batch),
+        jax.random.key(0),
+        split,
+    )
+    if goal.metric not in metrics:
+        known = ", ".join(sorted(metrics))
+        raise UserError(f"goal.metric: expected one of {known}, got {goal.metric!r}")
+    prompt = None
+    if experiment.sample is not None:
+        if task.encode is None or task.decode is None:
+            raise UserError("sample: expected none, the task is not about text")
+        prompt = np.asarray(task.encode(experiment.sample.prompt), np.int32)
+    return Training(experiment, task, network, update, goal, goal_seeds, prompt)
+
+
+def run(
+    training: Training, folder: str | Path, *, command: str = "", quiet: bool = False
+) -> runs.Manifest:
+    """Train, from the beginning, into a new run folder.
+
+    Args:
+        training: from `prepare`.
+        folder: where, as from `runs.free_folder`.
+        command: the command line, for the manifest.
+        quiet: show no progress.
+
+    Returns:
+        The manifest at the end; its state is "finished", "interrupted" or "failed".
+
+    Raises:
+        UserError: when the folder cannot be written.
+    """
+    experiment = training.experiment
+    states = training.states()
+    runs.create(
+        folder,
+        config=config.dumps(experiment),
+        kind="training",
+        name=experiment.name,
+        question=experiment.question,
+        command=command,
+        seeds=experiment.seed_list,
+        device=device(),
+        parameters=model.count(states[0].params),
+        baselines=training.task.baselines,
+    )
+    return _Sitting(training, Path(folder), states, 0.0, quiet).run()
+
+
+def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
+    """Go on with a run from its latest checkpoint, as if it had never stopped.
+
+    Records after the checkpoint are dropped and written again. A run that has finished is left as
+    it is.
+
+    Args:
+        folder: the run.
+        quiet: show no progress.
+
+    Returns:
+        The manifest at the end.
+
+    Raises:
+        UserError: when the folder is no training, or its checkpoints cannot be read.
+    """
+    folder = Path(folder)
+    manifest = runs.read_manifest(folder)
+    experiment = config.load(folder / "config.toml")
+    if not isinstance(experiment, config.Experiment):
+        raise UserError(f"--resume: expected the run folder of a training, got '{folder}'")
+    if manifest.state == "finished":
+        return manifest
+    training = prepare(experiment)
+    states = training.states()
+    found = checkpoints.latest(folder, states)
+    seconds = 0.0
+    if found is not None:
+        states, seconds = found.states, found.seconds
+        for path in found.skipped:
+            Bar("", 1, quiet=quiet).say(f"{path} cannot be read and is passed over")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        runs.truncate_jsonl(folder, name, int(states[0].step))
+    runs.update_manifest(folder, state="running", reason=None)
+    return _Sitting(training, folder, states, seconds, quiet).run()
+
+
+class _Sitting:
+    """A training from one start of the program to its end."""
+
+    def __init__(
+        self,
+        training: Training,
+        folder: Path,
+        states: list[TrainState],
+        seconds: float,
+        quiet: bool,
+    ) -> None:
+        self._training, self._folder, self._states = training, folder, states
+        self._train = training.experiment.train
+        self._step = int(states[0].step)
+        self._earlier, self._began = seconds, time.monotonic()
+        self._latest: dict[str, str] = {}
+        self._bar = Bar(training.experiment.name, self._train.steps, done=self._step, quiet=quiet)
+        self._how = seeds.choose(self._train.seeds_by)
+        self._evaluations: dict[str, Callable[..., list[Any]]] = {}
+
+    def run(self) -> runs.Manifest:
+        experiment, train = self._training.experiment, self._train
+        sample_every = experiment.sample.every if experiment.sample else None
+        intervals = (train.log_every, train.evaluate_every, train.checkpoint_every, sample_every)
+        with stop_wish() as wish, self._bar:
+            self._bar.say(f"{experiment.name}: compiling")
+            advance = seeds.over_seeds(
+                self._training.update.advance,
+                self._states,
+                self._training.task.data,
+                jnp.int32(0),
+                how=self._how,
+                donate=True,
+            )
+            while self._step < train.steps and not wish.is_set():
+                ahead = [self._step - self._step % every + every for every in intervals if every]
+                until = min(self._step + train.steps_per_dispatch, train.steps, *ahead)
+                self._dispatch(advance, until)
+                fault = self._fault()
+                if fault is not None:
+                    return self._end("failed", reason=fault)
+                self._boundary()
+            if self._step < train.steps:
+                self._save()
+                return self._end("interrupted")
+            return self._finish()
+
+    def _dispatch(self, advance: Callable[..., list[TrainState]], until: int) -> None:
+        began = time.monotonic()
+        steps = jnp.int32(until - self._step)
+        self._states = advance(self._states, self._training.task.data, steps)
+        sequences = (until - self._step) * self._train.batch_size * len(self._states)
+        rate = sequences / (time.monotonic() - began)
+        self._step = until
+        task, unit = self._training.task, "sequences/s"
+        if task.tokens and task.every_step:
+            rate *= self._window()
+            unit = "characters/s" if task.decode else "symbols/s"
+        self._latest["loss"] = f"{self._mean_over_seeds()['loss']:.4g}"
+        self._bar.update(until, **self._latest, at=f"{rate:,.0f} {unit}")
+
+    def _boundary(self) -> None:
+        """What is due after this step: a record, a score, a sample, a checkpoint, in this order."""
+        train, sample = self._train, self._training.experiment.sample
+        last = self._step == train.steps
+        if last or self._step % train.log_every == 0:
+            self._record("train", self._metrics())
+        if last:
+            for split in self._training.task.evaluation:
+                self._evaluate(split)
+        elif self._step % train.evaluate_every == 0:
+            self._evaluate(self._training.goal.split)
+        if sample and (last or (sample.every and self._step % sample.every == 0)):
+            self._sample(sample)
+        if last or (train.checkpoint_every and self._step % train.checkpoint_every == 0):
+            self._save()
+
+    def _metrics(self) -> dict[str, list[float]]:
+        each = [step.mean_metrics(state, self._train.log_every) for state in self._states]
+        return {name: [metrics[name] for metrics in each] for name in each[0]}
+
+    def _mean_over_seeds(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self._metrics().items()}
+
+    def _evaluate(self, split: str) -> None:
+        batch = self._training.task.evaluation[split]
+        params = [state.params for state in self._states]
+        if split not in self._evaluations:
+            evaluate = evaluation.build(self._training.task, self._training.network)
+            self._evaluations[split] = seeds.over_seeds(evaluate, params, batch, how=self._how)
+        each = jax.device_get(self._evaluations[split](params, batch))
+        metrics = {name: [float(scores[name]) for scores in each] for name in each[0]}
+        self._record(split, metrics)
+        goal = self._training.goal
+        if split == goal.split:
+            values = metrics[goal.metric]
+            self._latest[f"{split} {goal.metric}"] = f"{sum(values) / len(values):.4g}"
+
+    def _sample(self, sample: config.Sample) -> None:
+        task, state = self._training.task, self._states[0]
+        write = jax.jit(sampling.build(self._training.network, sample.characters))
+        seed = self._training.experiment.seed_list[0]
+        key = jax.random.fold_in(jax.random.fold_in(state.key, self._step), 1)
+        symbols = write(
+            state.params, key, jnp.asarray(self._training.prompt), jnp.float32(sample.temperature)
+        )
+        text = task.decode(symbols) if task.decode else ""
+        record = {"step": self._step, "seed": seed, "temperature": sample.temperature}
+        runs.append(
+            self._folder, "samples.jsonl", {**record, "prompt": sample.prompt, "text": text}
+        )
+
+    def _record(self, split: str, metrics: Mapping[str, list[float]]) -> None:
+        record = {"step": self._step, "split": split, "seconds": round(self._seconds(), 3)}
+        runs.append(self._folder, "metrics.jsonl", {**record, "metrics": metrics})
+
+    def _save(self) -> None:
+        checkpoints.save(self._folder, self._step, self._states, self._seconds())
+
+    def _fault(self) -> str | None:
+        """The seed and the step at which a number stopped being one, in a line."""
+        for seed, state in zip(self._training.experiment.seed_list, self._states, strict=True):
+            at = int(state.fault)
+            if at >= 0:
+                return (
+                    f"the loss or its gradient was not finite at step {at + 1} of seed {seed}; a "
+                    "smaller optimizer.learning_rate or an optimizer.clip_norm may help"
+                )
+        return None
+
+    def _finish(self) -> runs.Manifest:
+        """Sum up what the last records say: a resumed run may have had them before it ended."""
+        final = {
+            record["split"]: {
+                name: [float("nan") if value is None else value for value in values]
+                for name, values in record["metrics"].items()
+            }
+            for record in runs.read_jsonl(self._folder, "metrics.jsonl")
+            if record["step"] == self._train.steps and record["split"] != "train"
+        }
+        summary = scores.summary(final, self._training.goal, self._training.goal_seeds)
+        return self._end("finished", summary=summary)
+
+    def _end(self, state: runs.State, **changes: Any) -> runs.Manifest:
+        self._bar.say(f"{self._training.experiment.name}: {state} after {clock(self._seconds())}")
+        return runs.update_manifest(
+            self._folder, state=state, seconds=round(self._seconds(), 3), **changes
+        )
+
+    def _seconds(self) -> float:
+        return self._earlier + time.monotonic() - self._began
+
+    def _window(self) -> int:
+        """The steps of a training sequence."""
+        task, size = self._training.task, self._train.batch_size
+        shapes = jax.eval_shape(lambda d, k: task.sample(d, k, size), task.data, jax.random.key(0))
+        return shapes.inputs.shape[1]
+
+
+def device() -> str:
+    """Name what JAX computes on.
+
+    Examples:
+        >>> device() != ""
+        True
+    """
+    found = jax.devices()[0]
+    return found.platform if found.platform == "cpu" else found.device_kind

@@ -1,0 +1,157 @@
+"""The network of a training: symbols or features in, cells over time, a linear readout."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+import jaxlstm as jl
+from jaxlstm import config
+from jaxlstm.cells.base import affine
+
+# A one-hot product has a matrix product for its gradient, an indexed read a scatter, which is slow
+# on a CPU; for a large vocabulary the product costs more.
+LARGEST_ONE_HOT = 1024
+
+
+class Readout(NamedTuple):
+    """The linear readout: `kernel` [H, O] and `bias` [O]."""
+
+    kernel: Array
+    bias: Array
+
+
+class Params(NamedTuple):
+    """All that is learnt: `embedding` [V, E] or None, the parameters of the cell, the readout."""
+
+    embedding: Array | None
+    cell: Any
+    readout: Readout
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network as pure functions.
+
+    Args:
+        cell: the recurrent cell, a stack where there are several layers.
+        init: `init(key) -> Params`.
+        encode: `encode(params, inputs)`: what the cell reads, `[…, E]`, from symbols `[…]` or from
+            features `[…, I]`.
+        every_step: whether `apply` gives an output for every step.
+    """
+
+    cell: jl.Cell
+    init: Callable[[Array], Any]
+    encode: Callable[[Params, Array], Array]
+    every_step: bool
+
+    def apply(self, params: Params, inputs: Array, lengths: Array | None = None) -> Array:
+        """Run the network over whole sequences.
+
+        Args:
+            params: from `init`.
+            inputs: `[B, T]` symbols or `[B, T, I]` features.
+            lengths: `[B]` valid steps; all if None.
+
+        Returns:
+            `[B, T, O]`, or `[B, O]` from the last valid step.
+        """
+        hold = "zero" if self.every_step else "hold"
+        encoded = self.encode(params, inputs)
+        out = jl.unroll(self.cell, params.cell, encoded, lengths=lengths, masked_outputs=hold)
+        return read(params, out.outputs if self.every_step else out.outputs[:, -1])
+
+    def step(self, params: Params, carry: Any, inputs: Array) -> tuple[Any, Array]:
+        """Take one step, streaming: `[B]` symbols or `[B, I]` features to `[B, O]`."""
+        carry, output = self.cell.step(params.cell, carry, self.encode(params, inputs))
+        return carry, read(params, output)
+
+
+def build(
+    spec: config.Model, *, input_size: int, output_size: int, tokens: bool, every_step: bool
+) -> Model:
+    """Build the network that a config describes, for a task of the given sizes.
+
+    Args:
+        spec: the `[model]` table.
+        input_size: features of a step, or the number of symbols.
+        output_size: outputs of a step.
+        tokens: whether inputs are symbols.
+        every_step: whether there is an output for every step.
+
+    Returns:
+        A `Model`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxlstm.config import LSTM
+        >>> model = build(
+        ...     LSTM(hidden_size=4, layers=2), input_size=3, output_size=5, tokens=True,
+        ...     every_step=True,
+        ... )
+        >>> params = model.init(jax.random.key(0))
+        >>> model.apply(params, jnp.zeros((2, 7), jnp.int32)).shape
+        (2, 7, 5)
+    """
+    embedding_size = spec.embedding_size if tokens else None
+    sizes = [embedding_size or input_size, *[spec.hidden_size] * spec.layers]
+    layers = [_cell(spec, below, above) for below, above in itertools.pairwise(sizes)]
+    cell = layers[0] if len(layers) == 1 else jl.stack(*layers)
+    draw = jl.initializers.glorot_uniform()
+
+    def init(key: Array) -> Params:
+        k_embedding, k_cell, k_readout = jax.random.split(key, 3)
+        embedding = None
+        if embedding_size is not None:
+            embedding = jax.random.normal(k_embedding, (input_size, embedding_size), jnp.float32)
+        kernel = draw(k_readout, (spec.hidden_size, output_size), jnp.float32)
+        return Params(embedding, cell.init(k_cell), Readout(kernel, jnp.zeros(output_size)))
+
+    def encode(params: Params, inputs: Array) -> Array:
+        if not tokens:
+            return inputs
+        if params.embedding is not None and input_size > LARGEST_ONE_HOT:
+            return params.embedding[inputs]
+        one_hot = jax.nn.one_hot(inputs, input_size, dtype=jnp.float32)
+        return one_hot if params.embedding is None else one_hot @ params.embedding
+
+    return Model(cell, init, encode, every_step)
+
+
+def read(params: Params, hidden: Array) -> Array:
+    """Apply the readout to hidden states `[…, H]`."""
+    return affine(hidden, params.readout.kernel, params.readout.bias, hidden.dtype)
+
+
+def count(params: Any) -> int:
+    """Count the numbers in a pytree of arrays, or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _cell(spec: config.Model, input_size: int, hidden_size: int) -> jl.Cell:
+    sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": hidden_size}
+    sizes["recurrent_init"] = _initializer(spec.recurrent_init)
+    if isinstance(spec, config.RNN):
+        return jl.rnn(**sizes, activation=spec.activation)
+    if spec.chrono_t_max is not None:
+        return jl.lstm(**sizes, bias_init=jl.initializers.chrono(t_max=spec.chrono_t_max))
+    return jl.lstm(**sizes, forget_bias=1.0 if spec.forget_bias is None else spec.forget_bias)
+
+
+def _initializer(spec: config.RecurrentInit) -> Callable[..., Array]:
+    match spec:
+        case config.Orthogonal():
+            return jl.initializers.orthogonal(scale=spec.scale, joint=spec.joint)
+        case config.Identity():
+            return jl.initializers.identity(scale=spec.scale)
+        case config.Ginibre():
+            return jl.initializers.ginibre(gain=spec.gain)
+        case config.GlorotUniform():
+            return jl.initializers.glorot_uniform()
+        case config.Uniform():
+            return jl.initializers.uniform(limit=spec.limit)

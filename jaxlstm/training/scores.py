@@ -1,0 +1,107 @@
+"""The summary of a training: means over seeds with their intervals, and the verdict."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from scipy import special
+
+from jaxlstm import config
+from jaxlstm.errors import UserError
+from jaxlstm.runs import Score
+from jaxlstm.tasks import Goal, Task
+
+
+def resolve(goal: config.Goal | None, task: Task) -> tuple[Goal, str]:
+    """Take the goal of a config, with the task's own where it says nothing.
+
+    Args:
+        goal: the `[goal]` table, or None.
+        task: the task.
+
+    Returns:
+        The goal, and whether "every" seed must reach it or the "median".
+
+    Raises:
+        UserError: when the task has no such set or metric.
+    """
+    if goal is None:
+        return task.goal, "median"
+    split, metric = goal.split or task.goal.split, goal.metric or task.goal.metric
+    if split not in task.evaluation:
+        known = ", ".join(task.evaluation)
+        raise UserError(f"goal.split: expected one of {known}, got {split!r}")
+    return Goal(split, metric, goal.below, goal.above), goal.seeds
+
+
+def summary(
+    scores: Mapping[str, Mapping[str, Sequence[float]]], goal: Goal, seeds: str
+) -> list[Score]:
+    """Sum up the scores at the end of a training.
+
+    Args:
+        scores: for each evaluation set and metric one value for each seed.
+        goal: what was to be reached.
+        seeds: "every" or "median".
+
+    Returns:
+        One `Score` for each set and metric, that of the goal first.
+
+    Examples:
+        >>> from jaxlstm.tasks import Goal
+        >>> goal = Goal("test", "mse", below=0.1)
+        >>> score, = summary({"test": {"mse": [0.01, 0.02, 0.2]}}, goal, "median")
+        >>> score.verdict, score.expected, round(score.mean, 3)
+        ('met', 'median < 0.1', 0.077)
+        >>> summary({"test": {"mse": [0.01, 0.02, 0.2]}}, goal, "every")[0].verdict
+        'missed'
+    """
+    found = []
+    for split, metrics in scores.items():
+        for metric, values in metrics.items():
+            score = _score(f"{split} {metric}", values)
+            if (split, metric) != (goal.split, goal.metric):
+                found.append(score)
+                continue
+            expected = str(goal) if len(values) == 1 else f"{_word(seeds)} {goal}"
+            if seeds == "every":
+                met = all(goal.met(value) for value in values)
+            else:
+                met = not any(map(math.isnan, values)) and goal.met(statistics.median(values))
+            verdict = "met" if met else "missed"
+            found.insert(
+                0,
+                Score(
+                    score.metric, score.values, score.mean, score.low, score.high, expected, verdict
+                ),
+            )
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Give the 95 % interval of the mean by Student's t; None for fewer than two values.
+
+        mean ± t₀.₉₇₅(n − 1) · s / √n
+
+    Examples:
+        >>> low, high = interval([1.0, 2.0, 3.0])
+        >>> round(low, 3), round(high, 3)
+        (-0.484, 4.484)
+    """
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    quantile = float(special.stdtrit(len(values) - 1, 0.975))
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+def _score(metric: str, values: Sequence[float]) -> Score:
+    low, high = interval(values) or (None, None)
+    given = [value if math.isfinite(value) else None for value in values]
+    mean = statistics.fmean(values)
+    return Score(metric, given, mean if math.isfinite(mean) else None, low, high)
+
+
+def _word(seeds: str) -> str:
+    return "every seed" if seeds == "every" else "median"
