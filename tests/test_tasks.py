@@ -51,10 +51,10 @@ def test_sampling_is_a_function_of_the_key(task):
     assert same(mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_dtypes_are_32_bits(task, wide):
-    with jax.enable_x64(wide):
-        batch = task.sample(task.data, jax.random.key(1), 4)
+def test_dtypes_are_32_bits(task):
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            batch = jax.eval_shape(lambda key: task.sample(task.data, key, 4), jax.random.key(1))
         assert dtypes((batch, task.evaluation)) <= {"float32", "int32"}
         assert batch.inputs.dtype == (jnp.int32 if task.tokens else jnp.float32)
 
@@ -110,7 +110,7 @@ def test_goals_and_baselines_speak_of_metrics(task):
     assert any(name.endswith(f" {task.goal.metric}") for name in task.baselines)
 
 
-@pytest.mark.parametrize("config", [Adding(length=12), CopyMemory(delay=5)])
+@pytest.mark.parametrize("config", [Adding(length=9), CopyMemory(delay=5)])
 def test_evaluation_sets_are_fixed(config):
     first = build(config).evaluation["validation"]
     with jax.default_prng_impl("rbg"):
@@ -122,35 +122,35 @@ def test_evaluation_sets_are_fixed(config):
 # -- adding
 
 
-@pytest.mark.parametrize("length", [2, 7, 100])
+@pytest.mark.parametrize("length", [2, 9])
 def test_adding_marks_one_value_in_each_half(length):
     task = build(Adding(length=length))
-    batch = task.sample(task.data, jax.random.key(4), 2000)
+    batch = task.evaluation["validation"]
     values, markers = np.moveaxis(np.asarray(batch.inputs), -1, 0)
-    assert values.shape == (2000, length)
+    assert values.shape == (1000, length)
     assert values.min() >= 0
     assert values.max() < 1
     assert set(np.unique(markers)) <= {0, 1}
     rows, positions = np.nonzero(markers)
-    np.testing.assert_array_equal(rows, np.repeat(np.arange(2000), 2))
-    first, second = positions.reshape(2000, 2).T
+    np.testing.assert_array_equal(rows, np.repeat(np.arange(1000), 2))
+    first, second = positions.reshape(1000, 2).T
     assert set(first) == set(range(length // 2))
     assert set(second) == set(range(length // 2, length))
-    # Even over each half: expected counts of at least 40, so 4.5 sigma on each.
+    # Even over each half: expected counts of at least 200, so 4.5 sigma on each.
     for drawn, places in ((first, length // 2), (second, length - length // 2)):
         counts = np.bincount(drawn - drawn.min(), minlength=places)
-        assert np.all(np.abs(counts - 2000 / places) < 4.5 * math.sqrt(2000 / places))
+        assert np.all(np.abs(counts - 1000 / places) < 4.5 * math.sqrt(1000 / places))
 
 
 def test_adding_targets_are_the_sum_of_the_marked():
-    batch = build(Adding(length=40)).sample((), jax.random.key(5), 300)
+    batch = build(Adding(length=9)).evaluation["validation"]
     expected = [[row[row[:, 1] == 1, 0].sum()] for row in np.asarray(batch.inputs)]
     np.testing.assert_allclose(batch.targets, expected, rtol=1e-6)
     assert batch.lengths is None
 
 
 def test_adding_loss_is_the_mean_square_and_one_sixth_without_memory():
-    task = build(Adding(length=20))
+    task = build(Adding(length=9))
     batch = task.sample(task.data, jax.random.key(6), 100_000)
     loss, metrics = jax.jit(task.loss)(jnp.ones((100_000, 1)), batch)
     assert loss == metrics["mse"]
@@ -163,17 +163,17 @@ def test_adding_loss_is_the_mean_square_and_one_sixth_without_memory():
 # -- copy memory
 
 
-@pytest.mark.parametrize(("delay", "symbols", "payload"), [(1, 2, 1), (5, 8, 10), (30, 4, 3)])
+@pytest.mark.parametrize(("delay", "symbols", "payload"), [(1, 2, 1), (5, 8, 10)])
 def test_copy_follows_the_protocol(delay, symbols, payload):
     task = build(CopyMemory(delay=delay, symbols=symbols, payload=payload))
-    batch = task.sample(task.data, jax.random.key(7), 500)
+    batch = task.evaluation["validation"]
     inputs, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
-    assert inputs.shape == targets.shape == (500, delay + 2 * payload)
+    assert inputs.shape == targets.shape == (1000, delay + 2 * payload)
     blank, delimiter = symbols, symbols + 1
     assert set(np.unique(inputs[:, :payload])) == set(range(symbols))
     rest = np.full(delay + payload, blank)
     rest[delay - 1] = delimiter
-    np.testing.assert_array_equal(inputs[:, payload:], np.tile(rest, (500, 1)))
+    np.testing.assert_array_equal(inputs[:, payload:], np.tile(rest, (1000, 1)))
     np.testing.assert_array_equal(targets[:, -payload:], inputs[:, :payload])
     assert np.all(targets[:, :-payload] == blank)
     assert (task.input_size, task.output_size) == (symbols + 2, symbols + 1)
@@ -188,8 +188,8 @@ def test_copy_baselines_are_the_published_ones(delay, published):
 
 def test_copy_baseline_is_what_the_memoryless_predictor_scores():
     task = build(CopyMemory(delay=100))
-    batch = task.sample(task.data, jax.random.key(8), 500)
-    logits = np.full((500, 120, 9), -np.inf, np.float32)
+    batch = task.evaluation["validation"]
+    logits = np.full((1000, 120, 9), -np.inf, np.float32)
     logits[:, :-10, 8] = 0
     logits[:, -10:, :8] = 0
     loss, metrics = jax.jit(task.loss)(jnp.asarray(logits), batch)
@@ -199,9 +199,9 @@ def test_copy_baseline_is_what_the_memoryless_predictor_scores():
 
 
 def test_copy_loss_and_recall_against_numpy():
-    task = build(CopyMemory(delay=6))
+    task = build(CopyMemory(delay=5))
     batch = task.evaluation["validation"]
-    logits = np.random.default_rng(1).normal(size=(1000, 26, 9)).astype(np.float32)
+    logits = np.random.default_rng(1).normal(size=(1000, 25, 9)).astype(np.float32)
     loss, metrics = jax.jit(task.loss)(jnp.asarray(logits), batch)
     wide, targets = logits.astype(float), np.asarray(batch.targets)
     chance = np.exp(wide) / np.exp(wide).sum(-1, keepdims=True)

@@ -73,13 +73,12 @@ def build(config: "Adding") -> Task:
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def draw(key: Array, batch_size: int, length: int) -> Batch:
     """Draw `batch_size` fresh sequences of `length` steps."""
-    value_key, first_key, second_key = jax.random.split(key, 3)
+    value_key, marker_key = jax.random.split(key)
     values = jax.random.uniform(value_key, (batch_size, length), jnp.float32)
     half = length // 2
-    first = jax.random.randint(first_key, (batch_size,), 0, half, jnp.int32)
-    second = jax.random.randint(second_key, (batch_size,), half, length, jnp.int32)
-    markers = jax.nn.one_hot(first, length, dtype=jnp.float32)
-    markers = markers + jax.nn.one_hot(second, length, dtype=jnp.float32)
+    first, beyond = jnp.array([[0, half]]), jnp.array([[half, length]])
+    marked = jax.random.randint(marker_key, (batch_size, 2), first, beyond, jnp.int32)
+    markers = jnp.sum(jax.nn.one_hot(marked, length, dtype=jnp.float32), axis=1)
     return Batch(
         inputs=jnp.stack([values, markers], axis=-1),
         targets=jnp.sum(values * markers, axis=-1, keepdims=True),
