@@ -80,7 +80,8 @@ def run(
         other = jax.random.key(0) if key is None else None
         initial = start(cell, params, batch_shape, other)
     first = initial if carry is None else check_carry(carry, initial)
-    initial, first = varying_like((initial, first), xs, params)
+    given = (xs, params, carry, lengths, mask, resets)
+    initial, first = varying_like((initial, first), given)
     laid = Laid(
         xs,
         _valid(lengths, mask, length, axis),

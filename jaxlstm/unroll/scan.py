@@ -45,7 +45,7 @@ def scan_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any
         x = jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
         shapes = jax.eval_shape(cell.step, params, laid.first, x)[1]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        last = varying_like(zeros, laid.xs, params)
+        last = varying_like(zeros, (params, laid))
     state = (laid.first, last)
     (final, _), (outputs, carries) = _scan(
         body, state, steps, reverse, options.unroll, options.chunk
@@ -94,10 +94,10 @@ def choose(flag: Array, yes: Any, no: Any, latest: Any = None) -> Any:
     return jax.tree.map(pick, yes, no, latest, is_leaf=lambda node: isinstance(node, Noisy))
 
 
-def varying_like(tree: Any, *like: Any) -> Any:
-    """Let zeros vary over the mesh axes that inputs and parameters vary over, in `shard_map`."""
+def varying_like(tree: Any, like: Any) -> Any:
+    """Let a carry vary over every mesh axis that what reaches it varies over, in `shard_map`."""
     for leaf in jax.tree.leaves(like):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             tree = jax.tree.map(
                 lambda c, leaf=leaf: (
                     c + jnp.zeros_like(leaf, shape=(), dtype=c.dtype)
