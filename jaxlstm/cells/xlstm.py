@@ -157,9 +157,11 @@ def slstm(
         opened, kept = jnp.exp(i - top), jnp.exp(kept - top)
         cell = kept * carry.cell + opened * g
         normalizer = kept * carry.normalizer + opened
-        # Before the first input gate opens wide enough to be seen, c and n are both zero.
-        floor = jnp.finfo(memory).tiny
-        new = jax.nn.sigmoid(o) * (cell / jnp.maximum(normalizer, floor)).astype(compute)
+        # Before the first input gate opens wide enough to be seen, c and n are both zero; the
+        # division is kept off that point because its derivative would overflow.
+        seen = normalizer > jnp.finfo(memory).tiny
+        mean = jnp.where(seen, cell / jnp.where(seen, normalizer, 1), 0)
+        new = jax.nn.sigmoid(o) * mean.astype(compute)
         return SLSTMCarry(new, cell, normalizer, top), new
 
     def step(params: LSTMParams, carry: SLSTMCarry, x: Array) -> tuple[SLSTMCarry, Array]:
