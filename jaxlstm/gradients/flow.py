@@ -1,0 +1,260 @@
+"""How large the gradient of a loss is at every state of a recurrent network, in one backward pass.
+
+The instrument is autodiff itself. Each step of the cell is traced, and a zero is added to every
+part of the carry at the very place where that part is computed, so that all that follows sees it:
+the output and the layers above at the same step, and every later step. The gradient with respect
+to these zeros is the adjoint of the state as backpropagation through time defines it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend import core
+
+from jaxlstm.cells.base import Carry, Cell, Params, check_cell, described
+from jaxlstm.unroll import Unrolled, unroll
+
+
+class Flow(NamedTuple):
+    """What `flow` measures.
+
+    Args:
+        norms: the Euclidean norm of the adjoint of every part of the carry after every step, a
+            pytree like the carry with leaves `[*batch, T]`.
+        gradients: the adjoints themselves, leaves `[*batch, T, …]`.
+        loss: the loss.
+    """
+
+    norms: Carry
+    gradients: Carry
+    loss: Array
+
+
+def flow(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    loss: Callable[[Any], Array],
+    *,
+    time_major: bool = False,
+    **options: Any,
+) -> Flow:
+    """Measure ‖∂L/∂h_t‖, ‖∂L/∂c_t‖, … for every step t of any cell under any loss.
+
+    The gradients are total: for an LSTM they are the δ of backpropagation through time,
+
+        δh_t = ∂L/∂output_t + (what comes back through step t + 1)
+        δc_t = δh_t ⊙ o_t ⊙ φ'(c_t) + δc_{t+1} ⊙ f_{t+1} (+ peepholes)
+
+    so δc_t includes the path c_t → h_t of the same step. One forward and one backward pass, at
+    about the cost of a training step, with a carry's worth of memory more for each time step. A
+    masked step makes no state of its own, so its gradients are zero.
+
+    Args:
+        cell: any cell, also a `stack` (whose lower layers' adjoints include the way up) or a
+            `bidirectional`.
+        params: its parameters.
+        inputs: `[*batch, T, *input_shape]`, as `unroll` takes them.
+        loss: a function of the outputs of `unroll` to a scalar.
+        time_major: whether time leads; it then leads in the results too: `[T, *batch]`.
+        **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`.
+
+    Returns:
+        `Flow(norms, gradients, loss)`. A part of the carry that is no floating-point array (a
+        random key) is left out as None.
+
+    Raises:
+        TypeError: when `cell` is no `Cell`.
+        ValueError: when the loss is no scalar, or as `unroll` does.
+
+    Examples:
+        A simple RNN without inputs and with recurrent weight w forgets as w^n:
+
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.rnn(input_size=1, hidden_size=1, activation="identity",
+        ...               recurrent_init=jl.initializers.identity(scale=0.5))
+        >>> params = cell.init(jax.random.key(0))
+        >>> last = lambda outputs: outputs[-1, 0]
+        >>> jl.gradients.flow(cell, params, jnp.zeros((4, 1)), last).norms.hidden
+        Array([0.125, 0.25 , 0.5  , 1.   ], dtype=float32)
+
+    References:
+        Werbos (1990), "Backpropagation through time: what it does and how to do it"; Hochreiter
+        (1991); Bengio, Simard, Frasconi (1994), "Learning long-term dependencies with gradient
+        descent is difficult".
+    """
+    check_cell("cell", cell)
+    inputs = jnp.asarray(inputs)
+    options = {"time_major": time_major, **options}
+    templates: list[list[jax.ShapeDtypeStruct]] = []
+
+    def record(template: list[jax.ShapeDtypeStruct]) -> list[Array]:
+        templates.append(template)
+        return [jnp.zeros(leaf.shape, leaf.dtype) for leaf in template]
+
+    jax.eval_shape(lambda: _visit(cell, params, inputs, options, record))
+    zeros = [[jnp.zeros(leaf.shape, leaf.dtype) for leaf in template] for template in templates]
+
+    def total(probes: list[list[Array]]) -> Array:
+        rest = iter(probes)
+        outputs, _ = _visit(cell, params, inputs, options, lambda template: next(rest))
+        value = loss(outputs)
+        if jnp.shape(value) != ():
+            raise ValueError(f"`loss` must give a scalar, got shape {list(jnp.shape(value))}")
+        return value
+
+    value, found = jax.value_and_grad(total)(zeros)
+    rest = iter(found)
+    _, gradients = _visit(cell, params, inputs, options, lambda template: next(rest), dry=True)
+    leading = inputs.ndim - len(cell.input_shape)
+
+    def norm(gradient: Array) -> Array:
+        return jnp.sqrt(jnp.sum(jnp.square(gradient), axis=tuple(range(leading, gradient.ndim))))
+
+    return Flow(jax.tree.map(norm, gradients), gradients, value)
+
+
+def _visit(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    options: dict[str, Any],
+    probe: Callable[[list[jax.ShapeDtypeStruct]], list[Array]],
+    dry: bool = False,
+) -> tuple[Any, Carry]:
+    """Unroll with probes added to all carries: the outputs, and the probes as the carries are.
+
+    `probe` is asked once for each cell that is scanned, in a fixed order, with the shapes that it
+    needs. A dry visit asks in the same order and computes shapes alone.
+    """
+    if cell.run is not None:
+        first = {name: options.get(name) for name in ("carry", "key")}
+        more = {k: v for k, v in options.items() if k not in ("carry", "key", "reverse")}
+
+        def inner(cell: Cell, params: Params, inputs: Array, **given: Any) -> Unrolled:
+            outputs, probes = _visit(cell, params, inputs, {**more, **given}, probe, dry)
+            return Unrolled(outputs, probes, probes)
+
+        outputs, probes, _ = cell.run(
+            inner, params, inputs, reverse=options.get("reverse", False), **first
+        )
+        return outputs, probes
+
+    plain = jax.eval_shape(
+        lambda: unroll(cell, params, inputs, **{**options, "return_carries": True})
+    )
+    leaves, structure = jax.tree.flatten(plain.carries)
+    which = [index for index, leaf in enumerate(leaves) if _is_float(leaf)]
+    probes = probe([leaves[index] for index in which])
+    tree: list[Any] = [None] * len(leaves)
+    for index, leaf in zip(which, probes, strict=True):
+        tree[index] = leaf
+    if dry:
+        outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), plain.outputs)
+        return outputs, structure.unflatten(tree)
+
+    leading = inputs.shape[: inputs.ndim - len(cell.input_shape)]
+    shape = inputs.shape[len(leading) :]
+    parts = [inputs, *probes]
+    dtype = jnp.promote_types(inputs.dtype, probes[0].dtype) if probes else inputs.dtype
+    sizes = tuple(math.prod(part.shape[len(leading) :]) for part in parts)
+    flat = [
+        part.reshape(*leading, size).astype(dtype) for part, size in zip(parts, sizes, strict=True)
+    ]
+    outputs = unroll(
+        _probed(cell, shape, sizes), params, jnp.concatenate(flat, axis=-1), **options
+    ).outputs
+    return outputs, structure.unflatten(tree)
+
+
+@described
+def _probed(cell: Cell, shape: tuple[int, ...], sizes: tuple[int, ...]) -> Cell:
+    """The cell with its input and the probes of its carry side by side in one long vector."""
+    ends = [sum(sizes[: index + 1]) for index in range(len(sizes) - 1)]
+
+    def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
+        x, *probes = jnp.split(x, ends, axis=-1)
+        return step_with_probes(cell, params, carry, x.reshape(*x.shape[:-1], *shape), probes)
+
+    return Cell(cell.init, cell.initial_carry, step, (sum(sizes),), stochastic=cell.stochastic)
+
+
+def step_with_probes(
+    cell: Cell, params: Params, carry: Carry, x: Array, probes: list[Array]
+) -> tuple[Carry, Any]:
+    """One step of a cell that adds a probe to each part of the new carry where it is computed.
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters.
+        carry: its carry.
+        x: one input.
+        probes: for every floating-point leaf of the carry, what is added, of that leaf's size.
+    """
+    closed, shapes = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
+    leaves, structure = jax.tree.flatten(shapes)
+    parts = len(jax.tree.leaves(shapes[0]))
+    rest = iter(probes)
+    added = [
+        next(rest).reshape(leaf.shape).astype(leaf.dtype)
+        if index < parts and _is_float(leaf)
+        else None
+        for index, leaf in enumerate(leaves)
+    ]
+    arguments = jax.tree.leaves((params, carry, x))
+    return structure.unflatten(_evaluate(closed.jaxpr, closed.consts, arguments, added))
+
+
+def _evaluate(
+    jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], added: Sequence[Any]
+) -> list[Any]:
+    """Evaluate a jaxpr, adding to its outputs where they are computed, not where they are returned.
+
+    Follows the documented pattern of a custom interpreter; a jitted call within is entered when one
+    of its results is added to.
+    """
+    values: dict[Any, Any] = {}
+    extra: dict[Any, Any] = {}
+    for variable, probe in zip(jaxpr.outvars, added, strict=True):
+        if probe is not None and not isinstance(variable, core.Literal):
+            extra[variable] = extra[variable] + probe if variable in extra else probe
+
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, core.Literal) else values[variable]
+
+    def write(variable: Any, value: Any) -> None:
+        values[variable] = value + extra[variable] if variable in extra else value
+
+    for variable, value in zip(jaxpr.constvars, consts, strict=True):
+        values[variable] = value
+    for variable, value in zip(jaxpr.invars, arguments, strict=True):
+        write(variable, value)
+    for equation in jaxpr.eqns:
+        given = [read(variable) for variable in equation.invars]
+        inner: Any = equation.params.get("jaxpr")
+        if equation.primitive.name in ("jit", "pjit") and any(
+            variable in extra for variable in equation.outvars
+        ):
+            probes = [extra.get(variable) for variable in equation.outvars]
+            results = _evaluate(inner.jaxpr, inner.consts, given, probes)
+            values.update(zip(equation.outvars, results, strict=True))
+            continue
+        bound = equation.primitive.get_bind_params(equation.params)
+        results = equation.primitive.bind(*given, **bound)
+        results = results if equation.primitive.multiple_results else [results]
+        for variable, result in zip(equation.outvars, results, strict=True):
+            write(variable, result)
+    return [
+        variable.val + probe
+        if isinstance(variable, core.Literal) and probe is not None
+        else read(variable)
+        for variable, probe in zip(jaxpr.outvars, added, strict=True)
+    ]
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)

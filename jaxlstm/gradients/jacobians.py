@@ -1,0 +1,197 @@
+"""State Jacobians: what really multiplies as gradients travel through time.
+
+The lecture's product of N equal factors is not ∂ℓ/∂w but ∂state_T/∂state_t, the product of all
+∂state_{s+1}/∂state_s. The products are kept in a scaled form, so that neither 10,000 vanishing nor
+10,000 exploding steps leave the range of a float.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+
+from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_choice
+from jaxlstm.unroll import unroll
+
+NORMS = ("spectral", "frobenius")
+
+
+def step_jacobians(
+    cell: Cell, params: Params, carries: Carry, inputs: Array, path: Sequence[str] | None = None
+) -> Array:
+    """Give ∂state_{t+1}/∂state_t of one step, or of many by `vmap`.
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters.
+        carries: one unbatched carry, state_t.
+        inputs: one unbatched input, x_t.
+        path: names of parts of the carry, such as `("cell",)`. The Jacobian is then cut down to the
+            rows and columns of these parts: everything else is held fixed. None for the whole.
+
+    Returns:
+        `[S, S]`, S the numbers in the carry (or in the parts of the path), in the order of the
+        flattened pytree.
+
+    Raises:
+        ValueError: when no part of the carry has a name in the path.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.lstm(input_size=2, hidden_size=3)
+        >>> params = cell.init(jax.random.key(0))
+        >>> carry = cell.initial_carry(params)
+        >>> jl.gradients.step_jacobians(cell, params, carry, jnp.ones(2)).shape
+        (6, 6)
+        >>> path = ("cell",)
+        >>> J = jl.gradients.step_jacobians(cell, params, carry, jnp.ones(2), path)
+        >>> bool((J == jnp.diag(jnp.diag(J))).all())  # the cell path is diagonal: the forget gates
+        True
+    """
+    flat, restore = ravel_pytree(carries)
+    chosen = _chosen(carries, path)
+
+    def step(part: Array) -> Array:
+        state = part if chosen is None else flat.at[chosen].set(part)
+        new = ravel_pytree(cell.step(params, restore(state), inputs)[0])[0]
+        return new if chosen is None else new[chosen]
+
+    return jax.jacfwd(step)(flat if chosen is None else flat[chosen])
+
+
+def jacobian_norms(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    *,
+    carry: Carry | None = None,
+    lengths: Array | None = None,
+    path: Sequence[str] | None = None,
+    norm: str = "spectral",
+    log: bool = False,
+) -> Array:
+    """Measure ‖∂state_T/∂state_t‖ for every t from 0 to T.
+
+    With the whole carry this is the full Jacobian. With a `path` only the parts named there are
+    followed from step to step, the others being held fixed: for an LSTM `path=("cell",)` gives the
+    constant error carousel alone, ∂c_T/∂c_t = diag(∏ f_s) exactly, and the difference to the whole
+    is what goes through h.
+
+    The cost is that of S directional derivatives of each step, S the numbers in the carry, and for
+    the spectral norm of an SVD of [S, S] at each step; memory O(T S + S²).
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters.
+        inputs: `[*batch, T, *input_shape]`.
+        carry: the carry to begin with; the initial one if None.
+        lengths: `[*batch]`, valid steps; T is then each sequence's own last valid step.
+        path: names of parts of the carry; None for the whole.
+        norm: "spectral", the largest singular value, or "frobenius".
+        log: return natural logarithms, which neither under- nor overflow.
+
+    Returns:
+        `[*batch, T + 1]`: entry t belongs to state_t, state_0 being the initial carry; the last is
+        the norm of the identity.
+
+    Raises:
+        TypeError: when `cell` is no `Cell`.
+        ValueError: when the cell cannot be stepped, or a name is unknown.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.rnn(input_size=1, hidden_size=2, activation="identity",
+        ...               recurrent_init=jl.initializers.orthogonal(scale=0.5))
+        >>> params = cell.init(jax.random.key(0))
+        >>> jl.gradients.jacobian_norms(cell, params, jnp.zeros((3, 1))).round(4)
+        Array([0.125, 0.25 , 0.5  , 1.   ], dtype=float32)
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), "On the difficulty of training recurrent neural networks";
+        Hochreiter & Schmidhuber (1997), "Long short-term memory", for the carousel.
+    """
+    check_cell("cell", cell)
+    if cell.run is not None:
+        raise ValueError(f"`cell` must be one that can be stepped, got {cell!r}")
+    check_choice("norm", norm, NORMS)
+    inputs = jnp.asarray(inputs)
+    batch = inputs.ndim - len(cell.input_shape) - 1
+    carries = unroll(
+        cell,
+        params,
+        inputs,
+        carry=carry,
+        lengths=lengths,
+        return_carries=True,
+        include_initial=True,
+    ).carries
+    before = jax.tree.map(lambda leaf: lax.slice_in_dim(leaf, 0, -1, axis=batch), carries)
+    steps = jnp.arange(inputs.shape[batch])
+    valid = jnp.ones(inputs.shape[: batch + 1], bool)
+    if lengths is not None:
+        valid = jnp.broadcast_to(steps, valid.shape) < jnp.asarray(lengths)[..., None]
+
+    def measure(carries: Carry, inputs: Array, valid: Array) -> Array:
+        first = jax.tree.map(lambda leaf: leaf[0], carries) if inputs.shape[0] else None
+        size = _size(cell, params, path) if first is None else _count(first, path)
+        dtype = ravel_pytree(jax.tree.map(jnp.zeros_like, cell.initial_carry(params)))[0].dtype
+        start = jnp.eye(size, dtype=dtype), jnp.zeros((), dtype)
+
+        def back(state: tuple[Array, Array], now: Any) -> tuple[Any, Array]:
+            product, scale = state
+            carry, x, is_valid = now
+            jacobian = step_jacobians(cell, params, carry, jnp.where(is_valid, x, 0), path)
+            product = jnp.where(is_valid, product @ jacobian, product)
+            largest = jnp.max(jnp.abs(product))
+            unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+            product = product / unit
+            scale = scale + jnp.log(unit)
+            return (product, scale), scale + jnp.log(_norm(product, norm))
+
+        _, found = lax.scan(back, start, (carries, inputs, valid), reverse=True)
+        last = jnp.log(_norm(start[0], norm))
+        return jnp.concatenate([found, last[None]])
+
+    for _ in range(batch):
+        measure = jax.vmap(measure)
+    logs = measure(before, inputs, valid)
+    return logs if log else jnp.exp(logs)
+
+
+def _norm(matrix: Array, norm: str) -> Array:
+    if norm == "frobenius":
+        return jnp.sqrt(jnp.sum(jnp.square(matrix)))
+    return jnp.linalg.svd(matrix, compute_uv=False)[0]
+
+
+def _count(carry: Carry, path: Sequence[str] | None) -> int:
+    chosen = _chosen(carry, path)
+    return ravel_pytree(carry)[0].size if chosen is None else chosen.size
+
+
+def _size(cell: Cell, params: Params, path: Sequence[str] | None) -> int:
+    return _count(cell.initial_carry(params), path)
+
+
+def _chosen(carry: Carry, path: Sequence[str] | None) -> np.ndarray | None:
+    """Where the parts named in the path lie in the flattened carry."""
+    if path is None:
+        return None
+    if isinstance(path, str):
+        path = (path,)
+    indices, names, offset = [], set(), 0
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        name = getattr(keys[-1], "name", str(keys[-1])) if keys else ""
+        names.add(name)
+        if name in path:
+            indices.append(np.arange(offset, offset + leaf.size))
+        offset += leaf.size
+    if unknown := sorted(set(path) - names):
+        raise ValueError(
+            f"`path` must name parts of the carry, {sorted(names)}, got {unknown[0]!r}"
+        )
+    return np.concatenate(indices)

@@ -1,0 +1,99 @@
+"""Lyapunov exponents: the mean rates at which a driven network stretches its state space."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+
+from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size
+from jaxlstm.gradients.jacobians import step_jacobians
+
+
+class Lyapunov(NamedTuple):
+    """What `lyapunov_spectrum` measures.
+
+    Args:
+        exponents: [k], nats per step, the largest first.
+        standard_errors: [k], from the spread over blocks of the sequence.
+        carry: the carry after the last step.
+    """
+
+    exponents: Array
+    standard_errors: Array
+    carry: Carry
+
+
+def lyapunov_spectrum(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    *,
+    count: int = 1,
+    carry: Carry | None = None,
+    warmup: int = 0,
+    blocks: int = 10,
+    key: Array | None = None,
+) -> Lyapunov:
+    """Measure the largest Lyapunov exponents of a cell driven by one sequence.
+
+    k orthonormal directions are carried along, Q_{t+1} R_{t+1} = J_t Q_t, and the exponents are the
+    means of log |diag R|. Positive: gradients explode at that rate; negative: they vanish.
+    Benettin, Galgani, Giorgilli, Strelcyn (1980); for recurrent networks Engelken, Wolf, Abbott
+    (2023), "Lyapunov spectra of chaotic recurrent neural networks".
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters.
+        inputs: `[T, *input_shape]`; zeros for the autonomous network, noise, or data.
+        count: k, how many exponents; at most the numbers in the carry.
+        carry: the carry to begin with; the initial one if None.
+        warmup: steps at the beginning that are run but not counted.
+        blocks: how many blocks the standard error is taken over.
+        key: draws the first directions; the first coordinate axes if None.
+
+    Returns:
+        `Lyapunov(exponents, standard_errors, carry)`.
+
+    Raises:
+        TypeError: when `cell` is no `Cell`.
+        ValueError: when there are fewer counted steps than blocks, or more exponents than states.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.rnn(input_size=1, hidden_size=2, activation="identity",
+        ...               recurrent_init=jl.initializers.orthogonal(scale=0.5))
+        >>> params = cell.init(jax.random.key(0))
+        >>> found = jl.gradients.lyapunov_spectrum(cell, params, jnp.zeros((100, 1)), count=2)
+        >>> found.exponents.round(4)  # log 0.5, twice
+        Array([-0.6931, -0.6931], dtype=float32)
+    """
+    check_cell("cell", cell)
+    check_size("count", count)
+    check_size("blocks", blocks)
+    inputs = jnp.asarray(inputs)
+    counted = inputs.shape[0] - warmup
+    if counted < blocks:
+        raise ValueError(f"`inputs` must have at least {warmup + blocks} steps, got {len(inputs)}")
+    carry = cell.initial_carry(params) if carry is None else carry
+    flat, _ = ravel_pytree(carry)
+    if count > flat.size:
+        raise ValueError(f"`count` must be at most {flat.size}, the size of the carry, got {count}")
+    first = jnp.eye(flat.size, count, dtype=flat.dtype)
+    if key is not None:
+        first = jnp.linalg.qr(jax.random.normal(key, first.shape, first.dtype))[0]
+
+    def step(state: tuple[Carry, Array], x: Array) -> tuple[Any, Array]:
+        carry, directions = state
+        jacobian = step_jacobians(cell, params, carry, x)
+        directions, r = jnp.linalg.qr(jacobian @ directions)
+        tiny = jnp.finfo(r.dtype).tiny
+        growth = jnp.log(jnp.maximum(jnp.abs(jnp.diagonal(r)), tiny))
+        return (cell.step(params, carry, x)[0], directions), growth
+
+    (carry, _), growth = lax.scan(step, (carry, first), inputs)
+    used = growth[inputs.shape[0] - counted // blocks * blocks :]
+    means = jnp.mean(used.reshape(blocks, -1, count), axis=1)
+    errors = jnp.std(means, axis=0, ddof=1) / blocks**0.5 if blocks > 1 else jnp.zeros(count)
+    return Lyapunov(jnp.mean(means, axis=0), errors, carry)

@@ -1,0 +1,225 @@
+"""What theory says of gradients through time: closed forms and mean-field integrals, in float64.
+
+All functions take and give plain numbers (or NumPy arrays) and need no device.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxlstm.cells.base import check_choice
+
+SLOPES = {"tanh": 1.0, "relu": 1.0, "identity": 1.0, "sigmoid": 0.25}
+"""The largest slope γ of each activation."""
+
+# Trapezoids on a smooth, fast-decaying integrand converge faster than any power of the step.
+_Z = np.linspace(-12.0, 12.0, 4001)
+_WEIGHTS = np.exp(-0.5 * _Z**2) / math.sqrt(2 * math.pi) * (_Z[1] - _Z[0])
+
+
+def weight_gradient(w: float, steps: int, x0: float = 1.0) -> float:
+    """The scalar linear unit x_t = w x_{t−1}: dx_N/dw = N w^{N−1} x_0.
+
+    The lecture writes (∂ℓ/∂w)^N; what is a power of N is the state Jacobian ∂x_N/∂x_0 = w^N. At
+    w = 1 the gradient of the shared weight grows linearly, it neither vanishes nor explodes.
+
+    Args:
+        w: the recurrent weight.
+        steps: N.
+        x0: the first state.
+
+    Examples:
+        >>> weight_gradient(1.0, 100)
+        100.0
+    """
+    return steps * w ** (steps - 1) * x0
+
+
+def weight_curvature(w: float, steps: int, x0: float = 1.0) -> float:
+    """The scalar linear unit: d²x_N/dw² = N (N − 1) w^{N−2} x_0.
+
+    Args:
+        w: the recurrent weight.
+        steps: N, at least 2.
+        x0: the first state.
+
+    Examples:
+        >>> weight_curvature(1.0, 10)
+        90.0
+    """
+    return steps * (steps - 1) * w ** (steps - 2) * x0
+
+
+def jacobian_bound(spectral_norm: float, steps: int, activation: str = "tanh") -> float:
+    """The bound ‖∂x_t/∂x_k‖ ≤ (γ ‖W‖₂)^{t−k} of a simple RNN (Pascanu, Mikolov, Bengio 2013).
+
+    Below one it proves vanishing; above one it permits exploding and proves nothing.
+
+    Args:
+        spectral_norm: ‖W‖₂, the largest singular value of the recurrent kernel.
+        steps: t − k.
+        activation: its largest slope is γ: 1 for tanh, 1/4 for the logistic function.
+
+    Examples:
+        >>> jacobian_bound(2.0, 3, "sigmoid")
+        0.125
+    """
+    check_choice("activation", activation, SLOPES)
+    return (SLOPES[activation] * spectral_norm) ** steps
+
+
+def forget_factor(bias: float, steps: int) -> float:
+    """What a constant error carousel keeps after so many steps, f^N with f = σ(bias).
+
+    Args:
+        bias: of the forget gate, the rest of its input being zero.
+        steps: N.
+
+    Examples:
+        >>> f"{forget_factor(0.0, 100):.3e} {forget_factor(1.0, 100):.3e}"
+        '7.889e-31 2.484e-14'
+    """
+    return (1 / (1 + math.exp(-bias))) ** steps
+
+
+def forget_time(bias: float) -> float:
+    """The time constant −1 / ln f of a forget gate f = σ(bias), about 1 / (1 − f), in steps.
+
+    Args:
+        bias: of the forget gate.
+
+    Examples:
+        >>> round(forget_time(math.log(99)), 2)
+        99.5
+    """
+    return 1 / math.log1p(math.exp(-bias))
+
+
+def chrono_mean() -> float:
+    """The mean of f^{t_max} over units with chrono initialisation, ∫₀¹ e^{−1/x} dx = E₂(1).
+
+    In the limit of large t_max (Tallec & Ollivier 2018).
+
+    Examples:
+        >>> round(chrono_mean(), 6)
+        0.148496
+    """
+    # E₂(1) = e⁻¹ − E₁(1), by the series of E₁.
+    euler = 0.57721566490153286061
+    e1 = -euler - sum((-1) ** k / (k * math.factorial(k)) for k in range(1, 30))
+    return math.exp(-1) - e1
+
+
+def tanh_variance(gain: float, input_variance: float = 0.0) -> float:
+    """The mean-field fixed point q = g² ∫ tanh²(√q z) Dz + σ² of a large random tanh network.
+
+    Sompolinsky, Crisanti, Sommers (1988), "Chaos in random neural networks"; Poole et al. (2016).
+
+    Args:
+        gain: g, the recurrent entries having standard deviation g / √N.
+        input_variance: σ², the variance that inputs or biases add to each unit's sum at each step.
+
+    Returns:
+        q, the variance of a unit's sum; zero where the network falls silent.
+
+    Examples:
+        >>> tanh_variance(0.9)
+        0.0
+        >>> round(tanh_variance(1.5), 4)
+        0.7934
+    """
+
+    def excess(q: float) -> float:
+        return gain**2 * _mean(lambda z: np.tanh(math.sqrt(q) * z) ** 2) + input_variance - q
+
+    low, high = (0.0, gain**2 + input_variance + 1.0)
+    if input_variance == 0.0:
+        if gain <= 1:
+            return 0.0
+        low = 1e-12
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return (low + high) / 2
+
+
+def tanh_exponent(gain: float, input_variance: float = 0.0) -> float:
+    """The mean-field Lyapunov exponent λ₁ = ½ ln[g² ∫ sech⁴(√q z) Dz] of a tanh network.
+
+    Gradients change by e^λ₁ at each step: they vanish below zero and explode above.
+
+    Args:
+        gain: g.
+        input_variance: σ², as in `tanh_variance`; inputs must be fresh at each step.
+
+    Examples:
+        >>> [round(tanh_exponent(g), 4) for g in (0.5, 1.5, 3.0)]
+        [-0.6931, 0.0652, 0.3102]
+    """
+    q = tanh_variance(gain, input_variance)
+    return 0.5 * math.log(gain**2 * _mean(lambda z: np.cosh(math.sqrt(q) * z) ** -4.0))
+
+
+def relu_exponent(gain: float) -> float:
+    """The mean-field exponent ½ ln(g² / 2) of a random ReLU network; zero at g = √2.
+
+    Args:
+        gain: g.
+
+    Examples:
+        >>> round(relu_exponent(2**0.5), 12)
+        0.0
+    """
+    return 0.5 * math.log(gain**2 / 2)
+
+
+def critical_gain(input_variance: float = 0.0) -> float:
+    """The gain at which the exponent of a tanh network with such inputs is zero.
+
+    Args:
+        input_variance: σ², as in `tanh_variance`.
+
+    Examples:
+        >>> critical_gain(), round(critical_gain(0.5), 4)
+        (1.0, 1.6862)
+    """
+    if input_variance == 0.0:
+        return 1.0
+    low, high = 1.0, 20.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        rising = tanh_exponent(middle, input_variance) < 0
+        low, high = (middle, high) if rising else (low, middle)
+    return (low + high) / 2
+
+
+def lstm_critical_gain(forget_bias: float = 1.0) -> float:
+    """The recurrent gain at which an LSTM at zero state and input turns unstable, 4 (1 − f).
+
+    There the eigenvalues of dc'/dc are f + i·o·eig(U_g) with i = o = ½, so a Ginibre block U_g of
+    gain g reaches out to f + g / 4.
+
+    Args:
+        forget_bias: f = σ(forget_bias).
+
+    Examples:
+        >>> lstm_critical_gain(0.0), round(lstm_critical_gain(1.0), 4)
+        (2.0, 1.0758)
+    """
+    return 4 / (1 + math.exp(forget_bias))
+
+
+def gru_critical_gain() -> float:
+    """The recurrent gain at which a GRU at zero state and input turns unstable: ½ + g / 4 = 1.
+
+    Examples:
+        >>> gru_critical_gain()
+        2.0
+    """
+    return 2.0
+
+
+def _mean(function: Callable[[np.ndarray], np.ndarray]) -> float:
+    """The mean of a function of a standard normal variable."""
+    return float(np.sum(_WEIGHTS * function(_Z)))
