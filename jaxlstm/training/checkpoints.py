@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -47,7 +47,8 @@ def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: f
     path = _room(folder) / f"{step:09d}"
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(path, _plain(states, seconds), force=True)
+            content = {"seconds": np.float64(seconds), "states": _plain(states)}
+            checkpointer.save(path, content, force=True)
         for old in _found(folder)[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
@@ -69,8 +70,7 @@ def latest(folder: str | Path, like: Sequence[TrainState]) -> Checkpoint | None:
         UserError: when there are checkpoints but none can be read.
     """
     skipped = []
-    wanted = _plain(like, 0.0)
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+    abstract = {"seconds": np.float64(0), "states": jax.eval_shape(_plain, like)}
     for path in _found(folder):
         try:
             with ocp.StandardCheckpointer() as checkpointer:
@@ -99,7 +99,6 @@ def _found(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
-def _plain(states: Sequence[TrainState], seconds: float) -> dict[str, Any]:
+def _plain(states: Sequence[TrainState]) -> list[TrainState]:
     """Typed keys are written as the numbers behind them."""
-    plain = [state._replace(key=jax.random.key_data(state.key)) for state in states]
-    return {"seconds": np.float64(seconds), "states": plain}
+    return [state._replace(key=jax.random.key_data(state.key)) for state in states]

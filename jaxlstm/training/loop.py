@@ -51,8 +51,13 @@ class Training:
 
     def states(self) -> list[TrainState]:
         """Begin: the state of each seed before the first update."""
-        init = jax.jit(self.update.init)
-        return [init(jax.random.key(seed), self.task.data) for seed in self.experiment.seed_list]
+        seeds, data = self.experiment.seed_list, self.task.data
+        return [self.update.init(jax.random.key(seed), data) for seed in seeds]
+
+    def shapes(self) -> list[TrainState]:
+        """Give the shapes and types of `states`, for nothing."""
+        shape = jax.eval_shape(self.update.init, jax.random.key(0), self.task.data)
+        return [shape for _ in self.experiment.seed_list]
 
 
 def prepare(experiment: config.Experiment) -> Training:
@@ -164,13 +169,10 @@ def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
     if manifest.state == "finished":
         return manifest
     training = prepare(experiment)
-    states = training.states()
-    found = checkpoints.latest(folder, states)
-    seconds = 0.0
-    if found is not None:
-        states, seconds = found.states, found.seconds
-        for path in found.skipped:
-            Bar("", 1, quiet=quiet).say(f"{path} cannot be read and is passed over")
+    found = checkpoints.latest(folder, training.shapes())
+    states, seconds = (found.states, found.seconds) if found else (training.states(), 0.0)
+    for path in found.skipped if found else ():
+        Bar("", 1, quiet=quiet).say(f"{path} cannot be read and is passed over")
     for name in ("metrics.jsonl", "samples.jsonl"):
         runs.truncate_jsonl(folder, name, int(states[0].step))
     runs.update_manifest(folder, state="running", reason=None)

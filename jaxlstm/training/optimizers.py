@@ -1,5 +1,7 @@
 """Optimisers and learning rates as configs describe them, from optax."""
 
+from typing import Any
+
 import jax
 import optax
 
@@ -45,9 +47,19 @@ def build(spec: config.Optimizer, steps: int) -> optax.GradientTransformation:
             update = optax.rmsprop(rate, decay=spec.decay, eps=spec.eps, momentum=momentum)
         case config.SGD():
             update = optax.sgd(rate, momentum=spec.momentum or None)
-    if spec.clip_norm is None:
-        return update
-    return optax.chain(optax.clip_by_global_norm(spec.clip_norm), update)
+    if spec.clip_norm is not None:
+        update = optax.chain(optax.clip_by_global_norm(spec.clip_norm), update)
+    return _promoting(update)
+
+
+def _promoting(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Let optax mix types, as its bias correction does, where the caller's JAX is strict."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def schedule(rate: float, spec: config.Schedule, steps: int) -> optax.Schedule:
