@@ -1,10 +1,32 @@
 """Strictness for every test: no silent promotion of types or ranks."""
 
+import os
+
 import jax
 import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)  # before any backend starts: something to shard over
+if jax.__version_info__ < (0, 11):  # half of a test is compiling; later versions lack the flag
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
 
 @pytest.fixture(autouse=True)
 def strict():
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def compile_fast():
+    """For modules of small programs, each run once: compile with little optimisation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,631 @@
+"""The contract for sequences, for every cell of the table, in double precision."""
+
+import functools
+
+import by_hand
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_table import CELLS, CORE, random_carry, random_inputs, random_like, random_params
+from jax.sharding import PartitionSpec
+from jax.test_util import check_grads
+
+import jaxlstm as jl
+
+pytestmark = pytest.mark.usefixtures("x64", "compile_fast")
+every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+core_cells = pytest.mark.parametrize("cell", CORE.values(), ids=CORE)
+# What depends on the scan and hardly on the cell: the other cells when there is time.
+core_cells_first = pytest.mark.parametrize(
+    "cell",
+    [
+        pytest.param(cell, id=name, marks=() if name in CORE else pytest.mark.slow)
+        for name, cell in CELLS.items()
+    ],
+)
+both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+B, T = 4, 6
+LENGTHS = np.array([6, 4, 0, 5])
+MASK = np.array(
+    [
+        [1, 0, 1, 1, 0, 1],
+        [0, 1, 1, 0, 1, 1],
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 0, 0, 1, 0],
+    ],
+    bool,
+)
+RESETS = np.array(
+    [
+        [0, 1, 0, 1, 0, 0],
+        [1, 0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 1],
+        [0, 0, 0, 0, 1, 1],
+    ],
+    bool,
+)
+VALID = MASK & (np.arange(T) < LENGTHS[:, None])
+
+
+def run(cell, params, inputs, **options):
+    """`unroll`, its results in NumPy."""
+    return jax.device_get(jl.unroll(cell, params, inputs, **options))
+
+
+def close(a, b, tolerance=1e-12):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(
+        jax.tree_util.tree_flatten_with_path(a)[0], jax.tree.leaves(b), strict=True
+    ):
+        where = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=where)
+
+
+def equal(a, b):
+    close(a, b, 0)
+
+
+def take(tree, index):
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def join(a, b, axis=1):
+    return jax.tree.map(lambda x, y: np.concatenate([x, y], axis), a, b)
+
+
+def pooled(tree, seed=7):
+    """A scalar to which every number of the tree contributes with a weight of its own."""
+    numbers = np.random.default_rng(seed)
+    return sum((leaf * numbers.normal(size=leaf.shape)).sum() for leaf in jax.tree.leaves(tree))
+
+
+# The contract as a whole, against plain Python.
+
+
+def check_by_hand(cell, reverse, masked_outputs, time_major):
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    carry = random_carry(cell, params, B)
+
+    def swap(tree):
+        return jax.tree.map(lambda a: np.swapaxes(a, 0, 1) if time_major else a, tree)
+
+    out = run(
+        cell,
+        params,
+        swap(inputs),
+        carry=carry,
+        lengths=LENGTHS,
+        mask=swap(MASK),
+        resets=swap(RESETS),
+        reverse=reverse,
+        time_major=time_major,
+        masked_outputs=masked_outputs,
+        return_carries=True,
+    )
+    hold = masked_outputs == "hold"
+    outputs, last, carries = by_hand.batch(
+        cell, params, inputs, carry, LENGTHS, MASK, RESETS, reverse=reverse, hold=hold
+    )
+    close(swap(out.outputs), outputs)
+    close(out.carry, last)
+    close(swap(out.carries), carries)
+
+
+@every_cell
+def test_forward_equals_the_steps_by_hand(cell):
+    check_by_hand(cell, reverse=False, masked_outputs="zero", time_major=False)
+
+
+@every_cell
+def test_reverse_equals_the_steps_by_hand(cell):
+    check_by_hand(cell, reverse=True, masked_outputs="hold", time_major=True)
+
+
+@core_cells
+@both_ways
+@pytest.mark.parametrize("time_major", [False, True], ids=["batch-major", "time-major"])
+@pytest.mark.parametrize("masked_outputs", ["zero", "hold"])
+def test_every_layout_equals_the_steps_by_hand(cell, reverse, masked_outputs, time_major):
+    check_by_hand(cell, reverse, masked_outputs, time_major)
+
+
+@every_cell
+def test_steps_stream_what_unroll_gives(cell):
+    params, inputs = random_params(cell), np.asarray(random_inputs(cell, B, T))
+    step = jax.jit(cell.step)
+    carry, outputs = cell.initial_carry(params, (B,)), []
+    for t in range(T):
+        carry, output = step(params, carry, inputs[:, t])
+        outputs.append(output)
+    out = run(cell, params, inputs)
+    close(out.outputs, np.stack(outputs, axis=1))
+    close(out.carry, carry)
+
+
+# What is masked reaches nothing.
+
+
+@every_cell
+@both_ways
+def test_nan_in_masked_steps_reaches_neither_values_nor_gradients(cell, reverse):
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    carry = random_carry(cell, params, B)
+    where = VALID.reshape(*VALID.shape, *(1,) * len(cell.input_shape))
+    poison = np.resize([np.nan, np.inf, -np.inf], inputs.shape)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
+    def loss(params, inputs, carry):
+        out = jl.unroll(
+            cell,
+            params,
+            inputs,
+            carry=carry,
+            lengths=LENGTHS,
+            mask=MASK,
+            resets=RESETS,
+            reverse=reverse,
+            return_carries=True,
+        )
+        return pooled(out)
+
+    clean = jax.device_get(loss(params, np.where(where, inputs, 0.0), carry))
+    equal(loss(params, np.where(where, inputs, poison), carry), clean)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(clean))
+    at_inputs = clean[1][1].reshape(B, T, -1)
+    assert (at_inputs[~VALID] == 0).all()
+    assert (at_inputs[VALID] != 0).any(axis=-1).all()
+
+
+@core_cells
+@both_ways
+def test_padding_changes_no_parameter_gradient(cell, reverse):
+    params, inputs = random_params(cell), random_inputs(cell, T)
+    padded = np.concatenate([inputs, np.full_like(inputs[:3], np.nan)])
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, inputs, length):
+        out = jl.unroll(cell, params, inputs, lengths=length, reverse=reverse)
+        return (out.outputs**2).sum() + pooled(out.carry)
+
+    close(gradient(params, padded, T), gradient(params, inputs, T))
+
+
+# Nothing to do.
+
+
+@every_cell
+def test_no_steps_return_the_carry_and_finite_gradients(cell):
+    params, inputs = random_params(cell), random_inputs(cell, B, 0)
+    carry = random_carry(cell, params, B)
+    out = run(
+        cell,
+        params,
+        inputs,
+        carry=carry,
+        lengths=np.zeros(B, int),
+        resets=np.zeros((B, 0), bool),
+        masked_outputs="hold",
+        return_carries=True,
+        include_initial=True,
+        truncate=2,
+        remat=2,
+    )
+    assert out.outputs.shape == (B, 0, *jl.output_shape(cell))
+    equal(out.carry, carry)
+    equal(take(out.carries, np.s_[:, 0]), carry)
+    gradient = jax.grad(lambda p: pooled(jl.unroll(cell, p, inputs, reverse=True)))
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(jax.jit(gradient)(params)))
+
+
+@every_cell
+def test_an_empty_batch_gives_an_empty_batch(cell):
+    params, inputs = random_params(cell), random_inputs(cell, 0, T)
+    out = run(cell, params, inputs, lengths=np.zeros(0, int), remat=2)
+    assert out.outputs.shape == (0, T, *jl.output_shape(cell))
+    assert all(leaf.shape[0] == 0 for leaf in jax.tree.leaves(out.carry))
+
+
+def test_lengths_of_narrow_integers_do_not_wrap():
+    cell = CELLS["rnn"]
+    params, inputs = random_params(cell), random_inputs(cell, 1, 300)
+    outputs = run(cell, params, inputs, lengths=np.array([100], np.int8)).outputs
+    assert (outputs != 0).all(axis=-1).sum() == 100
+
+
+# Packing and chunking.
+
+
+@core_cells_first
+@both_ways
+def test_packed_sequences_equal_the_separate_ones(cell, reverse):
+    params, inputs, first = random_params(cell), random_inputs(cell, B, T), T // 2
+    resets = np.zeros((B, T), bool)
+    resets[:, first] = True
+    options = {"reverse": reverse, "return_carries": True}
+    packed = run(cell, params, inputs, resets=resets, **options)
+    a = run(cell, params, np.asarray(inputs)[:, :first], **options)
+    b = run(cell, params, np.asarray(inputs)[:, first:], **options)
+    close(packed.outputs, join(a.outputs, b.outputs))
+    close(packed.carries, join(a.carries, b.carries))
+    close(packed.carry, (a if reverse else b).carry)
+
+
+@core_cells_first
+@both_ways
+def test_chunks_that_hand_on_their_carry_equal_the_whole(cell, reverse):
+    params, inputs, first = random_params(cell), random_inputs(cell, B, T), T // 2
+    zeros = jax.device_get(cell.initial_carry(params, (B,)))
+    whole = run(cell, params, inputs, carry=zeros, lengths=LENGTHS, reverse=reverse)
+    parts = [
+        (np.asarray(inputs)[:, :first], np.minimum(LENGTHS, first)),
+        (np.asarray(inputs)[:, first:], np.maximum(LENGTHS - first, 0)),
+    ]
+    outs, carry = [], zeros
+    for chunk, lengths in reversed(parts) if reverse else parts:
+        outs.append(run(cell, params, chunk, carry=carry, lengths=lengths, reverse=reverse))
+        carry = outs[-1].carry
+    a, b = reversed(outs) if reverse else outs
+    close(whole.outputs, join(a.outputs, b.outputs))
+    close(whole.carry, carry)
+
+
+@core_cells
+@both_ways
+def test_carries_can_be_run_on_from(cell, reverse):
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    carry, options = random_carry(cell, params, B), {"reverse": reverse, "return_carries": True}
+    out = run(cell, params, inputs, carry=carry, include_initial=True, **options)
+    assert {leaf.shape[1] for leaf in jax.tree.leaves(out.carries)} == {T + 1}
+    equal(take(out.carries, np.s_[:, T if reverse else 0]), carry)
+    equal(take(out.carries, np.s_[:, 0 if reverse else T]), out.carry)
+    # The carry at index t is the one between step t − 1 and step t, in either direction.
+    part = np.s_[:, :3] if reverse else np.s_[:, 3:]
+    rest = run(
+        cell, params, np.asarray(inputs)[part], carry=take(out.carries, np.s_[:, 3]), **options
+    )
+    close(rest.outputs, out.outputs[part])
+    close(rest.carry, out.carry)
+
+
+# Layouts.
+
+
+@every_cell
+def test_one_row_and_a_grid_of_rows_equal_the_batch(cell):
+    params, inputs = random_params(cell), np.asarray(random_inputs(cell, B, T))
+    ragged = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}
+    out = run(cell, params, inputs, return_carries=True, **ragged)
+
+    def grid(a):
+        return a.reshape(2, 2, *a.shape[1:])
+
+    several = {name: grid(value) for name, value in ragged.items()}
+    got = run(cell, params, grid(inputs), return_carries=True, **several)
+    close(got, jax.tree.map(grid, out))
+    row = {name: value[3] for name, value in ragged.items()}
+    close(run(cell, params, inputs[3], return_carries=True, **row), take(out, 3))
+
+
+# Gradients through time: cut, or computed again.
+
+
+@core_cells_first
+@both_ways
+def test_truncation_equals_chunks_whose_carry_is_cut(cell, reverse):
+    params, inputs, every = random_params(cell), random_inputs(cell, B, T), 4
+
+    def unrolled(params, inputs, **options):
+        out = jl.unroll(cell, params, inputs, reverse=reverse, **options)
+        return pooled((out.outputs, out.carry))
+
+    def chunked(params, inputs):
+        a, b = inputs[:, :every], inputs[:, every:]
+        if reverse:
+            a, b = inputs[:, T - every :], inputs[:, : T - every]
+        a = jl.unroll(cell, params, a, reverse=reverse)
+        cut = jax.tree.map(jax.lax.stop_gradient, a.carry)
+        b = jl.unroll(cell, params, b, carry=cut, reverse=reverse)
+        outputs = [b.outputs, a.outputs] if reverse else [a.outputs, b.outputs]
+        return pooled((jnp.concatenate(outputs, axis=1), b.carry))
+
+    @jax.jit
+    def all_three(*arguments):
+        truncated = functools.partial(unrolled, truncate=every)
+        return [
+            jax.value_and_grad(f, argnums=(0, 1))(*arguments)
+            for f in (truncated, chunked, unrolled)
+        ]
+
+    got, wanted, full = jax.device_get(all_three(params, inputs))
+    close(got, wanted)
+    close(got[0], full[0])
+    cut_off = jax.tree.map(lambda a, b: abs(a - b).max(), got[1], full[1])
+    assert max(jax.tree.leaves(cut_off)) > 1e-3
+
+
+def value_and_gradients(cell, **options):
+    @jax.jit
+    @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    def loss(params, inputs):
+        out = jl.unroll(
+            cell, params, inputs, lengths=LENGTHS, resets=RESETS, return_carries=True, **options
+        )
+        return pooled(out), out
+
+    return jax.device_get(loss(random_params(cell), random_inputs(cell, B, T)))
+
+
+@core_cells_first
+def test_computing_again_in_the_backward_pass_changes_no_number(cell):
+    close(value_and_gradients(cell, remat="sqrt"), value_and_gradients(cell))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"remat": "chunk"},
+        {"remat": 1},
+        {"remat": 4},
+        {"remat": 4, "reverse": True},
+        {"remat": T},
+        {"remat": T + 1},
+        {"remat": 3, "unroll": 2, "truncate": 2},
+        {"unroll": 4},
+        {"unroll": T + 1},
+        {"backend": "scan"},
+    ],
+    ids=str,
+)
+def test_how_it_is_run_changes_no_number(options):
+    cell = CELLS["stack"]
+    meaning = {name: options[name] for name in ("reverse", "truncate") if name in options}
+    close(value_and_gradients(cell, **options), value_and_gradients(cell, **meaning))
+
+
+def test_computing_again_stores_less_for_the_backward_pass():
+    cell, steps = CELLS["lstm"], 400
+    params, inputs = random_params(cell), random_inputs(cell, steps)
+
+    def stored(remat):
+        def loss(params, inputs):
+            return (jl.unroll(cell, params, inputs, remat=remat).carry.hidden ** 2).sum()
+
+        compiled = jax.jit(jax.grad(loss)).lower(params, inputs).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert stored("sqrt") < stored("none") / 4
+
+
+# Transformations of JAX.
+
+
+@every_cell
+def test_derivatives_in_both_modes_equal_differences(cell):
+    params, inputs = random_params(cell), random_inputs(cell, 2, 3)
+    point = params, inputs, random_carry(cell, params, 2)
+    direction, epsilon = random_like(point, 5), 1e-6
+
+    @jax.jit
+    def along(point, direction):
+        def loss(point):
+            params, inputs, carry = point
+            return pooled(jl.unroll(cell, params, inputs, carry=carry, lengths=np.array([3, 2])))
+
+        def at(shift):
+            return loss(jax.tree.map(lambda p, d: p + shift * d, point, direction))
+
+        _, forward = jax.jvp(loss, (point,), (direction,))
+        products = jax.tree.map(lambda g, d: (g * d).sum(), jax.grad(loss)(point), direction)
+        difference = (at(epsilon) - at(-epsilon)) / (2 * epsilon)
+        return forward, sum(jax.tree.leaves(products)), difference
+
+    forward, backward, difference = along(point, direction)
+    close(forward, backward)
+    close(forward, difference, 1e-7)
+
+
+@core_cells
+def test_derivatives_in_both_modes(cell):
+    params, inputs = random_params(cell), random_inputs(cell, 2, 3)
+
+    @jax.jit
+    def outputs(params, inputs):
+        return jl.unroll(cell, params, inputs, lengths=np.array([3, 2]), reverse=True).outputs
+
+    arguments = params, inputs
+    check_grads(outputs, arguments, order=1, modes=("fwd", "rev"), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.slow
+@core_cells_first
+def test_second_derivatives_in_both_modes(cell):
+    params, inputs = random_params(cell), random_inputs(cell, 2, 3)
+
+    @jax.jit
+    def outputs(params, inputs):
+        return jl.unroll(cell, params, inputs, lengths=np.array([3, 2])).outputs
+
+    check_grads(outputs, (params, inputs), order=2, modes=("fwd", "rev"), atol=1e-5, rtol=1e-5)
+
+
+@core_cells_first
+def test_vmap_over_everything_equals_a_loop(cell):
+    rows = [random_params(cell, seed) for seed in (0, 1)]
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    inputs, lengths = random_inputs(cell, 2, B, T), np.stack([LENGTHS, LENGTHS[::-1]])
+
+    @jax.jit
+    def outputs(params, inputs, lengths):
+        return tuple(jl.unroll(cell, params, inputs, lengths=lengths, reverse=True))
+
+    got = jax.device_get(jax.jit(jax.vmap(outputs))(params, inputs, lengths))
+    for i in range(2):
+        close(take(got, i), outputs(rows[i], np.asarray(inputs)[i], lengths[i]))
+
+
+def test_hessian_checkpoint_and_nested_jit_agree():
+    cell = CELLS["lstm"]
+    params, inputs = random_params(cell), random_inputs(cell, T)
+    kernel = params.recurrent_kernel
+    direction = random_like(kernel, 3)
+
+    def loss(kernel):
+        weights = params._replace(recurrent_kernel=kernel)
+        return pooled(jl.unroll(cell, weights, inputs, lengths=np.array(5)).carry)
+
+    @jax.jit
+    def derivatives(kernel, direction):
+        hessian = jax.hessian(loss)(kernel).reshape(kernel.size, kernel.size)
+        gradient, along = jax.jvp(jax.grad(loss), (kernel,), (direction,))
+        others = [jax.grad(wrap(loss))(kernel) for wrap in (jax.checkpoint, jax.jit)]
+        return hessian, gradient, along, others
+
+    hessian, gradient, along, others = jax.device_get(derivatives(kernel, direction))
+    close(hessian, hessian.T)
+    close((hessian @ np.ravel(direction)).reshape(kernel.shape), along)
+    close(others, [gradient, gradient])
+
+
+def sharded(f, *in_specs):
+    if len(jax.devices()) < 2:
+        pytest.skip("one device only")
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = PartitionSpec("batch")
+    return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=rows))
+
+
+@every_cell
+def test_shard_map_over_the_batch_equals_one_device(cell):
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    rows, same = PartitionSpec("batch"), PartitionSpec()
+
+    def outputs(params, inputs, lengths, mask, resets):
+        out = jl.unroll(
+            cell,
+            params,
+            inputs,
+            lengths=lengths,
+            mask=mask,
+            resets=resets,
+            masked_outputs="hold",
+        )
+        return out.outputs, out.carry
+
+    arguments = params, inputs, LENGTHS, MASK, RESETS
+    got = sharded(outputs, same, rows, rows, rows, rows)(*arguments)
+    close(got, jax.jit(outputs)(*arguments))
+
+
+def test_shard_map_with_ragged_rows_over_inputs_that_the_devices_share():
+    cell = CELLS["lstm"]
+    params, inputs = random_params(cell), random_inputs(cell, 2, T)
+    rows, same = PartitionSpec("batch"), PartitionSpec()
+
+    def outputs(params, inputs, lengths, mask):
+        out = jl.unroll(cell, params, inputs, lengths=lengths, mask=mask, masked_outputs="hold")
+        return out.outputs
+
+    got = sharded(outputs, same, same, rows, rows)(params, inputs, LENGTHS, MASK)
+    close(got, outputs(params, np.concatenate([inputs, inputs]), LENGTHS, MASK))
+
+
+# Compilation and precision.
+
+
+def test_a_call_compiles_once_per_shape():
+    traced, inner = [], CELLS["lstm"]
+
+    @jl.described
+    def counting():
+        def step(params, carry, x):
+            traced.append(x.shape)
+            return inner.step(params, carry, x)
+
+        return jl.Cell(inner.init, inner.initial_carry, step, inner.input_shape)
+
+    params = random_params(inner)
+
+    def traces(*leading, **options):
+        before = len(traced)
+        inputs = random_inputs(inner, *leading, seed=before)
+        jl.unroll(counting(), params, inputs, **options)  # an equal cell, not the same one
+        return len(traced) - before
+
+    assert traces(B, T, lengths=LENGTHS) > 0
+    assert traces(B, T, lengths=LENGTHS // 2) == 0
+    assert traces(B, T, lengths=list(LENGTHS)) == 0
+    assert traces(B, T + 1, lengths=LENGTHS) > 0
+
+    inside = jax.jit(lambda params, inputs: jl.unroll(counting(), params, inputs).outputs)
+    inside(params, random_inputs(inner, B, T))
+    before = len(traced)
+    inside(params, random_inputs(inner, B, T, seed=3))
+    assert len(traced) == before
+
+
+def test_a_cell_is_a_static_argument_of_jit():
+    traced = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def outputs(cell, params, inputs):
+        traced.append(cell)
+        return jl.unroll(cell, params, inputs).outputs
+
+    for _ in range(2):
+        cell = jl.lstm(input_size=3, hidden_size=4)
+        outputs(cell, random_params(cell), random_inputs(cell, B, T))
+    assert len(traced) == 1
+
+
+def test_half_precision_compute_remembers_in_single():
+    half = jl.lstm(input_size=3, hidden_size=4, dtype="bfloat16")
+    params = random_params(half, dtype="float32")
+    inputs = random_inputs(half, B, T, dtype="float32")
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def loss(params):
+        out = jl.unroll(half, params, inputs, lengths=LENGTHS, return_carries=True)
+        return out.outputs.astype("float32").sum(), out
+
+    gradient, out = loss(params)
+    assert out.outputs.dtype == out.carry.hidden.dtype == jnp.bfloat16
+    assert out.carry.cell.dtype == out.carries.cell.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    exact = run(CELLS["lstm"], params, inputs, lengths=LENGTHS).outputs
+    assert 0 < abs(np.asarray(out.outputs, "float32") - exact).max() < 0.05
+
+
+def test_a_memory_in_single_precision_keeps_what_half_precision_forgets():
+    # One unit that adds 1/512 at every step behind open gates: bfloat16 has 8 bits.
+    unit = {"input_size": 1, "hidden_size": 1, "activation": "identity", "dtype": "bfloat16"}
+    params = jl.LSTMParams(
+        kernel=np.array([[0.0, 0.0, 1.0, 0.0]], "float32"),
+        recurrent_kernel=np.zeros((1, 4), "float32"),
+        bias=np.array([50.0, 50.0, 0.0, 50.0], "float32"),
+    )
+    inputs = np.full((1024, 1), 1 / 512, "float32")
+    assert run(jl.lstm(**unit), params, inputs).carry.cell == 2.0
+    narrow = run(jl.lstm(**unit, cell_dtype="bfloat16"), params, inputs)
+    assert narrow.carry.cell.astype("float32") < 1.0
+
+
+@pytest.mark.parametrize("given", ["bfloat16", "float16", "float64"])
+def test_inputs_of_any_floating_type_are_computed_in_the_type_of_the_parameters(given):
+    cell = CELLS["lstm"]
+    params = random_params(cell, dtype="float32")
+    out = run(cell, params, random_inputs(cell, B, T, dtype=given), lengths=LENGTHS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {np.dtype("float32")}
+
+
+def test_lists_and_numpy_are_inputs():
+    cell = CELLS["rnn"]
+    params, inputs = random_params(cell), [[1.0, 2.0, 3.0]]
+    equal(
+        run(cell, params, inputs, lengths=1, mask=[True]),
+        run(cell, params, np.array(inputs), lengths=np.array(1), mask=np.array([True])),
+    )
