@@ -1,6 +1,44 @@
 """A study: measurements on networks as they are, trained or not."""
 
-from jaxlstm.config.base import Kind, Name, Seeds, check_seeds, seed_list
+from typing import Annotated
+
+from msgspec import Meta
+
+from jaxlstm.config.base import (
+    Kind,
+    Name,
+    Part,
+    Positive,
+    Seeds,
+    Steps,
+    Width,
+    check_seeds,
+    seed_list,
+)
+
+Gains = Annotated[tuple[Positive, ...], Meta(min_length=1, max_length=8)]
+
+
+class Vanishing(Part, frozen=True, kw_only=True, tag_field="kind", tag="vanishing"):
+    """How gradients vanish and explode in a simple RNN, and what an LSTM does about it.
+
+    Args:
+        steps: how far back gradients are followed.
+        hidden_size: units of the networks that are followed closely.
+        large_size: units of the random tanh network held against mean-field theory.
+        gains: of the scalar unit and of the orthogonal networks.
+        random_gains: of the large random tanh network.
+        forget_biases: of the LSTM; chrono initialisation is measured besides.
+        lengths: sequence lengths at which the gradient at the first step is compared.
+    """
+
+    steps: Annotated[int, Meta(ge=20, le=10_000)] = 100
+    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 32
+    large_size: Width = 1024
+    gains: Gains = (0.9, 1.0, 1.1)
+    random_gains: Gains = (0.5, 1.5, 3.0)
+    forget_biases: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8)] = (0.0, 1.0)
+    lengths: Annotated[tuple[Steps, ...], Meta(min_length=1, max_length=8)] = (25, 50, 100, 200)
 
 
 class Study(Kind, frozen=True, kw_only=True, tag="study"):
@@ -11,11 +49,13 @@ class Study(Kind, frozen=True, kw_only=True, tag="study"):
         question: what the study asks.
         expected: the result and the time to expect, in words.
         seeds: how many (0, 1, …), or a list of them.
+        study: what is measured.
     """
 
     name: Name
     question: str
     expected: str
+    study: Vanishing
     seeds: Seeds = 1
 
     def __post_init__(self) -> None:

@@ -1,0 +1,24 @@
+"""Gradient studies: a question, a prediction, measurements, and a verdict that is computed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxlstm import config, runs
+from jaxlstm.studies import vanishing
+
+STUDIES: dict[type, Callable[..., list[runs.Score]]] = {config.Vanishing: vanishing.measure}
+
+
+def run(study: config.Study, folder: str | Path, progress: Callable[..., Any]) -> list[runs.Score]:
+    """Measure what a study asks for, and write its figures and tables into the run folder.
+
+    Args:
+        study: the config.
+        folder: an existing run folder.
+        progress: makes a progress bar, as `jaxlstm.progress.Bar` does.
+
+    Returns:
+        The summary: one `Score` for each prediction.
+    """
+    return STUDIES[type(study.study)](study, Path(folder), progress)

@@ -1,0 +1,115 @@
+"""What studies find: predictions held against measurements, and series for figures."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlstm import runs
+from jaxlstm.training.scores import interval
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A number that theory gives, and what was measured.
+
+    Args:
+        what: the quantity, with its unit.
+        predicted: the number, or the bound.
+        measured: one value for each seed.
+        rule: "within" the tolerance of the prediction, "at most" or "at least" the bound.
+        tolerance: for "within": the largest distance of the mean.
+        relative: whether the tolerance is a share of the prediction.
+    """
+
+    what: str
+    predicted: float
+    measured: Sequence[float]
+    rule: str = "within"
+    tolerance: float = 0.0
+    relative: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the measurement agrees: the mean for "within", every seed for a bound."""
+        values = np.asarray(self.measured, np.float64)
+        if not np.isfinite(values).all():
+            return False
+        if self.rule == "at most":
+            return bool((values <= self.predicted).all())
+        if self.rule == "at least":
+            return bool((values >= self.predicted).all())
+        allowed = self.tolerance * (abs(self.predicted) if self.relative else 1.0)
+        return abs(values.mean() - self.predicted) <= allowed
+
+    @property
+    def expected(self) -> str:
+        """The prediction in words, such as "0.0652 ± 0.02"."""
+        if self.rule != "within":
+            return f"{'≤' if self.rule == 'at most' else '≥'} {self.predicted:.4g}"
+        share = f"{self.tolerance:.0e} of it" if self.relative else f"{self.tolerance:.2g}"
+        return f"{self.predicted:.4g} ± {share}"
+
+
+def write(folder: Path, title: str, caption: str, found: Sequence[Prediction]) -> list[runs.Score]:
+    """Write the table of predictions, and give the summary."""
+    rows, scores = [], []
+    for prediction in found:
+        values = [float(value) for value in prediction.measured]
+        mean = float(np.mean(values))
+        low, high = interval(values) or (None, None)
+        verdict = "met" if prediction.holds else "missed"
+        span = "" if low is None or high is None else f"{low:.4g} … {high:.4g}"
+        rows.append([prediction.what, prediction.expected, f"{mean:.4g}", span, verdict])
+        scores.append(
+            runs.Score(prediction.what, values, mean, low, high, prediction.expected, verdict)
+        )
+    columns = ["quantity", "prediction", "measured", "95 % interval", "verdict"]
+    runs.write_table(
+        folder, "predictions", title=title, caption=caption, columns=columns, rows=rows
+    )
+    return scores
+
+
+def measured(label: str, x: Sequence[float], logs: Any) -> dict[str, Any]:
+    """Make a series of natural logarithms `[seeds, points]`: geometric mean and range."""
+    logs = np.asarray(logs, np.float64)
+    series = {"mean": logs.mean(axis=0), "low": logs.min(axis=0), "high": logs.max(axis=0)}
+    numbers = {name: [_exp(value) for value in values] for name, values in series.items()}
+    return {
+        "label": label,
+        "role": "measured",
+        "x": [float(value) for value in x],
+        "y": numbers["mean"],
+        "low": numbers["low"],
+        "high": numbers["high"],
+    }
+
+
+def theory(label: str, x: Sequence[float], logs: Any, role: str = "theory") -> dict[str, Any]:
+    """Make a series of one curve of natural logarithms."""
+    y = [_exp(value) for value in np.asarray(logs, np.float64)]
+    return {"label": label, "role": role, "x": [float(value) for value in x], "y": y}
+
+
+def panel(title: str, x: str, y: str, series: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Make a panel with a logarithmic vertical axis."""
+    return {
+        "title": title,
+        "x": {"label": x, "scale": "linear"},
+        "y": {"label": y, "scale": "log"},
+        "series": list(series),
+    }
+
+
+def slope(logs: Any, first: int, last: int) -> np.ndarray:
+    """Least-squares slope of each row of `[seeds, points]` between two points."""
+    logs = np.asarray(logs, np.float64)[:, first:last]
+    return np.polyfit(np.arange(logs.shape[1]), logs.T, 1)[0]
+
+
+def _exp(value: float) -> float | None:
+    return math.exp(value) if -700 < value < 700 else None
