@@ -147,9 +147,7 @@ def test_steps_stream_what_unroll_gives(cell):
 # What is masked reaches nothing.
 
 
-@every_cell
-@both_ways
-def test_nan_in_masked_steps_reaches_neither_values_nor_gradients(cell, reverse):
+def check_poison(cell, reverse):
     params, inputs = random_params(cell), random_inputs(cell, B, T)
     carry = random_carry(cell, params, B)
     where = VALID.reshape(*VALID.shape, *(1,) * len(cell.input_shape))
@@ -177,6 +175,16 @@ def test_nan_in_masked_steps_reaches_neither_values_nor_gradients(cell, reverse)
     at_inputs = clean[1][1].reshape(B, T, -1)
     assert (at_inputs[~VALID] == 0).all()
     assert (at_inputs[VALID] != 0).any(axis=-1).all()
+
+
+@every_cell
+def test_nan_in_masked_steps_reaches_neither_values_nor_gradients(cell):
+    check_poison(cell, reverse=False)
+
+
+@core_cells_first
+def test_nan_in_masked_steps_reaches_nothing_in_reverse(cell):
+    check_poison(cell, reverse=True)
 
 
 @core_cells
@@ -295,19 +303,25 @@ def test_carries_can_be_run_on_from(cell, reverse):
 
 
 @every_cell
-def test_one_row_and_a_grid_of_rows_equal_the_batch(cell):
+def test_a_grid_of_rows_equals_the_rows(cell):
     params, inputs = random_params(cell), np.asarray(random_inputs(cell, B, T))
-    ragged = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}
-    out = run(cell, params, inputs, return_carries=True, **ragged)
 
     def grid(a):
         return a.reshape(2, 2, *a.shape[1:])
 
-    several = {name: grid(value) for name, value in ragged.items()}
-    got = run(cell, params, grid(inputs), return_carries=True, **several)
-    close(got, jax.tree.map(grid, out))
+    got = run(cell, params, grid(inputs), lengths=grid(LENGTHS))
+    close(got, jax.tree.map(grid, run(cell, params, inputs, lengths=LENGTHS)))
+
+
+@core_cells
+@both_ways
+def test_one_row_equals_its_place_in_the_batch(cell, reverse):
+    params, inputs = random_params(cell), np.asarray(random_inputs(cell, B, T))
+    ragged = {"lengths": LENGTHS, "mask": MASK, "resets": RESETS}
+    options = {"reverse": reverse, "return_carries": True, "include_initial": True}
+    batch = run(cell, params, inputs, **ragged, **options)
     row = {name: value[3] for name, value in ragged.items()}
-    close(run(cell, params, inputs[3], return_carries=True, **row), take(out, 3))
+    close(run(cell, params, inputs[3], **row, **options), take(batch, 3))
 
 
 # Gradients through time: cut, or computed again.
@@ -498,7 +512,7 @@ def sharded(f, *in_specs):
     return jax.jit(jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=rows))
 
 
-@every_cell
+@core_cells_first
 def test_shard_map_over_the_batch_equals_one_device(cell):
     params, inputs = random_params(cell), random_inputs(cell, B, T)
     rows, same = PartitionSpec("batch"), PartitionSpec()
