@@ -27,7 +27,7 @@ class Prediction:
 
     what: str
     predicted: float
-    measured: Sequence[float]
+    measured: Any
     rule: str = "within"
     tolerance: float = 0.0
     relative: bool = False
@@ -58,7 +58,7 @@ def write(folder: Path, title: str, caption: str, found: Sequence[Prediction]) -
     """Write the table of predictions, and give the summary."""
     rows, scores = [], []
     for prediction in found:
-        values = [float(value) for value in prediction.measured]
+        values: list[Any] = [float(value) for value in prediction.measured]
         mean = float(np.mean(values))
         low, high = interval(values) or (None, None)
         verdict = "met" if prediction.holds else "missed"
@@ -74,7 +74,7 @@ def write(folder: Path, title: str, caption: str, found: Sequence[Prediction]) -
     return scores
 
 
-def measured(label: str, x: Sequence[float], logs: Any) -> dict[str, Any]:
+def measured(label: str, x: Any, logs: Any) -> dict[str, Any]:
     """Make a series of natural logarithms `[seeds, points]`: geometric mean and range."""
     logs = np.asarray(logs, np.float64)
     series = {"mean": logs.mean(axis=0), "low": logs.min(axis=0), "high": logs.max(axis=0)}
@@ -89,7 +89,7 @@ def measured(label: str, x: Sequence[float], logs: Any) -> dict[str, Any]:
     }
 
 
-def theory(label: str, x: Sequence[float], logs: Any, role: str = "theory") -> dict[str, Any]:
+def theory(label: str, x: Any, logs: Any, role: str = "theory") -> dict[str, Any]:
     """Make a series of one curve of natural logarithms."""
     y = [_exp(value) for value in np.asarray(logs, np.float64)]
     return {"label": label, "role": role, "x": [float(value) for value in x], "y": y}

@@ -55,7 +55,7 @@ def _scalar(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pr
     panels, errors = [], []
     for w in study.gains:
         gradient = np.asarray(jax.jacfwd(states)(jnp.asarray(w)))
-        exact = np.array([laws.weight_gradient(w, n) for n in steps])
+        exact = np.array([laws.weight_gradient(w, int(n)) for n in steps])
         errors.append(float(np.max(np.abs(gradient / exact - 1))))
         panels.append(
             findings.panel(

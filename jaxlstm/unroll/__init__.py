@@ -45,7 +45,7 @@ class Unrolled(NamedTuple):
 
     outputs: Any
     carry: Carry
-    carries: Carry | None = None
+    carries: Any = None
 
 
 def unroll(
