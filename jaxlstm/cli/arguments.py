@@ -137,8 +137,20 @@ def _split(given: list[str]) -> tuple[list[str], Overrides]:
 
 
 def _condensed(box: str) -> str:
-    """The first paragraph of a framed message, on one line."""
-    lines = [line.strip(" │|") for line in box.splitlines()]
-    body = [line for line in lines if line and not line.startswith(("╭", "╰"))]
-    end = next((i for i, line in enumerate(body) if set(line) <= {"─", "-"}), len(body))
-    return f"{' '.join(body[:end]) or 'cannot read the command line'}; see jaxlstm --help"
+    """What a framed message says, on one line.
+
+    Its paragraphs stand between rules. Where the output takes no box characters the title is a
+    paragraph too, else it is part of the frame.
+    """
+    paragraphs: list[list[str]] = [[]]
+    for line in (line.strip(" │") for line in box.splitlines()):
+        if line.startswith(("╭", "╰")) or (line and set(line) <= {"─", "-"}):
+            paragraphs.append([])
+        elif line:
+            paragraphs[-1].append(line)
+    said = [paragraph for paragraph in paragraphs if paragraph]
+    if "╭" not in box:
+        said = said[1:]
+    text = " ".join(said[0]) if said else "cannot read the command line"
+    near = next((lines[1] for lines in said if lines[0] == "Perhaps you meant:"), "")
+    return f"{text}{f'; did you mean {near.split()[0]}?' if near else '; see jaxlstm --help'}"
