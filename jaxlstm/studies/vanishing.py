@@ -90,14 +90,15 @@ def _scalar(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pr
     ]
 
 
-def _final_flow(cell: jl.Cell, steps: int, noise: float, state: float) -> Callable[[Array], Any]:
+def _final_flow(cell: jl.Cell, steps: int, noise: float, state: float) -> Callable[..., Any]:
     """Log ‖∂L/∂state_t‖ by lag, from the last step back, for a random direction of the last output.
 
-    The network is run from a normal state of the given scale, on normal inputs of the given scale.
+    The network is run from a normal state of the given scale, on normal inputs of the given scale;
+    `length` ends the sequence earlier, without compiling again.
     """
 
     @jax.jit
-    def measure(key: Array) -> Any:
+    def measure(key: Array, length: int = steps) -> Any:
         k_init, k_inputs, k_state, k_loss = jax.random.split(key, 4)
         params = cell.init(k_init)
         inputs = noise * jax.random.normal(k_inputs, (steps, *_sizes(cell)))
@@ -107,7 +108,13 @@ def _final_flow(cell: jl.Cell, steps: int, noise: float, state: float) -> Callab
         direction = jax.random.normal(k_loss, carry.hidden.shape)
         direction = direction / jnp.linalg.norm(direction)
         norms = jl.gradients.flow(
-            cell, params, inputs, lambda outputs: outputs[-1] @ direction, carry=carry
+            cell,
+            params,
+            inputs,
+            lambda outputs: outputs[-1] @ direction,
+            carry=carry,
+            lengths=length,
+            masked_outputs="hold",
         ).norms
         return jax.tree.map(lambda leaf: jnp.log(leaf[::-1]), norms)
 
@@ -337,13 +344,13 @@ def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pre
     return found
 
 
-def _gate_products(cell: jl.Cell, params: jl.LSTMParams, inputs: Array) -> Array:
+def _gate_products(cell: jl.Cell, params: Any, inputs: Array) -> Array:
     """Log max ∏ f over the units, of all steps from t to the last, computed from the gates."""
-    out = jl.unroll(cell, params, inputs, return_carries=True, include_initial=True)
+    carries = jl.unroll(cell, params, inputs, return_carries=True, include_initial=True).carries
     size = params.recurrent_kernel.shape[0]
     forget = slice(size, 2 * size)
     z = inputs @ params.kernel[:, forget]
-    z = z + out.carries.hidden[:-1] @ params.recurrent_kernel[:, forget]
+    z = z + carries.hidden[:-1] @ params.recurrent_kernel[:, forget]
     logs = jax.nn.log_sigmoid(z + jnp.broadcast_to(params.bias[forget], z.shape))
     sums = jnp.cumsum(logs[::-1], axis=0)[::-1]
     return jnp.append(jnp.max(sums, axis=1), 0.0)
@@ -357,11 +364,10 @@ def _lengths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[P
     } | {f"LSTM, {name}": cell for name, cell in _lstms(study).items()}
     series, found = [], []
     for name, cell in cells.items():
-        logs = []
-        for length in study.lengths:
-            flow = _final_flow(cell, length, 1.0, 0.0)
-            logs.append([float(flow(key).hidden[-1]) for key in keys])
-        logs = np.array(logs).T
+        flow = _final_flow(cell, max(study.lengths), 1.0, 0.0)
+        logs = np.array(
+            [[float(flow(key, length).hidden[-1]) for length in study.lengths] for key in keys]
+        )
         series.append(findings.measured(name, study.lengths, logs))
         gain = min(study.gains)
         if gain < 1 and name == f"simple RNN, gain {gain:g}":

@@ -1,0 +1,78 @@
+"""A study, small: its predictions hold, its numbers are in the files, a false one is missed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxlstm import config, runs, studies
+from jaxlstm.progress import Bar
+from jaxlstm.studies.findings import Prediction, slope
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    small = {
+        "seeds": "2",
+        "study.steps": "24",
+        "study.hidden_size": "4",
+        "study.large_size": "128",
+        "study.gains": "[0.9]",
+        "study.random_gains": "[3.0]",
+        "study.forget_biases": "[0.0]",
+        "study.lengths": "[5, 20]",
+    }
+    study = config.load("configs/studies/vanishing.toml", list(small.items()))
+    runs.create(
+        folder,
+        config=config.dumps(study),
+        kind="study",
+        name=study.name,
+        question=study.question,
+        command="",
+        seeds=study.seed_list,
+        device="cpu",
+    )
+    summary = studies.run(study, folder, lambda *a, **k: Bar(*a, **k, quiet=True))
+    runs.update_manifest(folder, summary=summary)
+    return folder
+
+
+def test_exact_predictions_hold_at_any_size(folder):
+    verdicts = {score.metric: score.verdict for score in runs.read_manifest(folder).summary}
+    exact = [name for name in verdicts if "cell path" in name or "linear" in name or "dx_N" in name]
+    assert len(exact) >= 5
+    assert {verdicts[name] for name in exact if "powers of ten" not in name} == {"met"}
+
+
+def test_figures_hold_what_theory_says(folder):
+    figure = json.loads((folder / "figures" / "2-rnn.json").read_text())
+    measured, theory = figure["panels"][0]["series"]
+    assert theory["role"] == "theory"
+    np.testing.assert_allclose(theory["y"], 0.9 ** np.arange(24), rtol=1e-12)
+    share = np.array(measured["y"]) / measured["y"][0]
+    np.testing.assert_allclose(share, theory["y"], rtol=1e-9)
+    names = {path.stem for path in (folder / "figures").glob("*.json")}
+    assert names == {"1-scalar", "2-rnn", "3-lstm", "4-paths", "5-lengths"}
+
+
+def test_the_table_says_what_the_summary_says(folder):
+    table = json.loads((folder / "tables" / "predictions.json").read_text())
+    summary = runs.read_manifest(folder).summary
+    assert [row[0] for row in table["rows"]] == [score.metric for score in summary]
+    assert [row[-1] for row in table["rows"]] == [score.verdict for score in summary]
+
+
+def test_a_false_prediction_is_missed():
+    assert not Prediction("", 1.0, [1.2, 1.3], tolerance=0.1).holds
+    assert Prediction("", 1.0, [0.8, 1.1], tolerance=0.1).holds
+    assert not Prediction("", 1.0, [0.9, 1.1], "at most").holds
+    assert not Prediction("", 1.0, [0.9, 1.1], "at least").holds
+    assert not Prediction("", 1.0, [1.0, float("nan")], tolerance=1.0).holds
+    assert Prediction("", 2.0, [2.1], tolerance=0.1, relative=True).holds
+
+
+def test_slope_is_a_least_squares_fit():
+    rows = np.array([3 - 0.5 * np.arange(10), 1 + 2 * np.arange(10)])
+    np.testing.assert_allclose(slope(rows, 2, 9), [-0.5, 2.0])
