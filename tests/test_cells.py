@@ -189,6 +189,14 @@ def test_each_gate_starts_orthogonal_and_a_joint_draw_does_not(size):
         assert min(np.linalg.svd(block)[1].min() for block in joint) < 0.8
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_drawn_in_half_precision_too(dtype):
+    params = jl.lstm(input_size=2, hidden_size=4, param_dtype=dtype).init(jax.random.key(0))
+    assert {leaf.dtype for leaf in params} == {jnp.dtype(dtype)}
+    block = np.asarray(params.recurrent_kernel, "float32")[:, :4]
+    close(block @ block.T, np.eye(4), 0.02)
+
+
 def test_forget_gates_start_open_and_nothing_else_has_a_bias():
     assert jl.GATES == ("i", "f", "g", "o")
     init = jax.random.key(0)

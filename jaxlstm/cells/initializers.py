@@ -51,7 +51,14 @@ def orthogonal(*, scale: float = 1.0, joint: bool = False) -> Initializer:
         >>> bool(jnp.allclose(w @ w.T, 4 * jnp.eye(3), atol=1e-5))
         True
     """
-    return Initializer(jax.nn.initializers.orthogonal(scale), joint=joint)
+    wide_draw = jax.nn.initializers.orthogonal(scale)
+
+    def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        half = jnp.finfo(dtype).bits < 32  # has no QR decomposition
+        wide = "float32" if half else dtype
+        return wide_draw(key, shape, wide).astype(dtype)
+
+    return Initializer(draw, joint=joint)
 
 
 @described
