@@ -44,7 +44,7 @@ MISTAKES = [
     (["run"], "run: expected a CONFIG"),
     (
         ["run", "--sedes", "3", "small.toml"],
-        "Unrecognized options: --sedes, 3; did you mean --seeds?",
+        "Unrecognized options: --sedes, 3, small.toml; did you mean --seeds?",
     ),
     (["run", "missing.toml"], "missing.toml: cannot read this config file (No such file"),
     (["run", "."], ".: cannot read this config file (Is a directory)"),
