@@ -3,15 +3,15 @@
 from jaxlstm.cells import initializers as initializers
 from jaxlstm.cells.base import Cell as Cell
 from jaxlstm.cells.base import Noisy as Noisy
-from jaxlstm.cells.base import described as described
 from jaxlstm.cells.base import output_shape as output_shape
-from jaxlstm.cells.base import to_dict as to_dict
 from jaxlstm.cells.combine import Bidirectional as Bidirectional
 from jaxlstm.cells.combine import bidirectional as bidirectional
 from jaxlstm.cells.combine import residual as residual
 from jaxlstm.cells.combine import stack as stack
 from jaxlstm.cells.conv_lstm import ConvLSTMParams as ConvLSTMParams
 from jaxlstm.cells.conv_lstm import conv_lstm as conv_lstm
+from jaxlstm.cells.describe import described as described
+from jaxlstm.cells.describe import to_dict as to_dict
 from jaxlstm.cells.gru import GRU_GATES as GRU_GATES
 from jaxlstm.cells.gru import GRUCarry as GRUCarry
 from jaxlstm.cells.gru import GRUParams as GRUParams

@@ -1,66 +1,19 @@
-"""What a recurrent cell is: three pure functions and the description they were made from."""
+"""What a recurrent cell is: three pure functions, and the parts that cells are made of."""
 
 import dataclasses
-import functools
-import inspect
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxlstm.cells.describe import Described as Described
+from jaxlstm.cells.describe import described as described
+
 Params = Any
 Carry = Any
-P = ParamSpec("P")
-D = TypeVar("D", bound="Described")
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """The factory and the arguments that an object was made with: its identity.
-
-    Args:
-        factory: the name of the factory, as in `jaxlstm.lstm`.
-        arguments: all arguments in the order of the signature, defaults included.
-        defaults: the default values, left out when the description is printed.
-    """
-
-    factory: str
-    arguments: tuple[tuple[str, Any], ...]
-    defaults: tuple[tuple[str, Any], ...] = dataclasses.field(default=(), compare=False)
-
-    def __repr__(self) -> str:
-        default = dict(self.defaults)
-        shown = []
-        for name, value in self.arguments:
-            if name.startswith("*"):
-                shown.extend(repr(item) for item in value)
-            elif name not in default or default[name] != value:
-                shown.append(f"{name}={value!r}")
-        return f"{self.factory}({', '.join(shown)})"
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class Described:
-    """An object that is equal to, and hashes like, any other made with the same arguments."""
-
-    description: Description | None = None
-
-    def _identity(self) -> Any:
-        if self.description is not None:
-            return self.description
-        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._identity() == other._identity()  # type: ignore[attr-defined]
-
-    def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def __repr__(self) -> str:
-        return repr(self.description) if self.description else object.__repr__(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -149,124 +102,6 @@ def split_key(key: Array | None, count: int) -> list[Array | None]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
-def described(factory: Callable[P, D]) -> Callable[P, D]:
-    """Give what a factory makes its identity: the factory's name and arguments.
-
-    Arguments must be hashable; a dtype may be given in any of its spellings.
-
-    Args:
-        factory: a function that returns a `Cell` or an `Initializer`.
-
-    Returns:
-        The factory, whose results are equal when their arguments are.
-
-    Raises:
-        TypeError: when an argument cannot be hashed.
-
-    Examples:
-        >>> import jaxlstm as jl
-        >>> jl.lstm(input_size=8, hidden_size=4) == jl.lstm(input_size=8, hidden_size=4)
-        True
-        >>> jl.lstm(input_size=8, hidden_size=4, forget_bias=0.0)
-        lstm(input_size=8, hidden_size=4, forget_bias=0.0)
-    """
-    signature = inspect.signature(factory)
-    kinds = {p.name: p.kind for p in signature.parameters.values()}
-    defaults = tuple(
-        (p.name, _canonical(p.name, p.default))
-        for p in signature.parameters.values()
-        if p.default is not p.empty
-    )
-
-    @functools.wraps(factory)
-    def make(*args: P.args, **kwargs: P.kwargs) -> D:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments: list[tuple[str, Any]] = []
-        for name, value in bound.arguments.items():
-            if kinds[name] is inspect.Parameter.VAR_KEYWORD:
-                value = {n: _canonical(n, v) for n, v in sorted(value.items())}
-                arguments.extend(value.items())
-            else:
-                value = _canonical(name, value)
-                starred = kinds[name] is inspect.Parameter.VAR_POSITIONAL
-                arguments.append((f"*{name}" if starred else name, value))
-            bound.arguments[name] = value
-        for name, value in arguments:
-            try:
-                hash(value)
-            except TypeError:
-                raise TypeError(
-                    f"`{name}` of {factory.__name__} must be hashable, got {type(value).__name__}"
-                ) from None
-        made = factory(*bound.args, **bound.kwargs)
-        description = Description(factory.__name__, tuple(arguments), defaults)
-        return dataclasses.replace(made, description=description)
-
-    return make
-
-
-def _canonical(name: str, value: Any) -> Any:
-    """One spelling for each value, so that equal arguments compare equal."""
-    if name.endswith("dtype") and value is not None:
-        return jnp.dtype(value).name
-    return tuple(value) if isinstance(value, list) else value
-
-
-def to_dict(cell: Described) -> dict[str, Any]:
-    """Describe a cell (or initialiser) as plain data, to be saved beside its weights.
-
-    Args:
-        cell: an object whose factory is `described`.
-
-    Returns:
-        `{"factory": name, "arguments": {…}}`, nested where an argument is itself described; only
-        strings, numbers, booleans, None, lists and dicts, so JSON and TOML take it.
-
-    Raises:
-        TypeError: when the cell, or an argument of it, has no description.
-
-    Examples:
-        >>> import jaxlstm as jl
-        >>> jl.to_dict(jl.initializers.orthogonal(scale=2.0))
-        {'factory': 'orthogonal', 'arguments': {'scale': 2.0, 'joint': False}}
-    """
-    if cell.description is None:
-        raise TypeError("`cell` has no description: decorate its factory with `jaxlstm.described`")
-    arguments = cell.description.arguments
-    return {
-        "factory": cell.description.factory,
-        "arguments": {name: _plain(name, value) for name, value in arguments},
-    }
-
-
-def _plain(name: str, value: Any) -> Any:
-    if isinstance(value, Described):
-        return to_dict(value)
-    if isinstance(value, tuple):
-        return [_plain(name, item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"`{name}` cannot be described as plain data, got {value!r}")
-
-
-def rebuild(data: Mapping[str, Any], factories: Mapping[str, Callable[..., Any]]) -> Any:
-    """Build what `to_dict` described, calling the given factories and nothing else."""
-
-    def build(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return rebuild(value, factories)
-        return tuple(build(item) for item in value) if isinstance(value, list) else value
-
-    name = data["factory"]
-    if name not in factories:
-        raise ValueError(f"`factory` must be one of {sorted(factories)}, got {name!r}")
-    arguments = {key: build(value) for key, value in data["arguments"].items()}
-    positional = [item for key in arguments if key.startswith("*") for item in arguments[key]]
-    named = {key: value for key, value in arguments.items() if not key.startswith("*")}
-    return factories[name](*positional, **named)
-
-
 def check_size(name: str, value: Any) -> None:
     """Refuse a size that is not a positive int, naming the argument."""
     if isinstance(value, bool) or not isinstance(value, int):
@@ -326,6 +161,7 @@ def output_shape(cell: Cell) -> tuple[int, ...]:
         >>> jl.output_shape(jl.lstm(input_size=8, hidden_size=4))
         (4,)
     """
+    check_cell("cell", cell)
     if None in cell.input_shape:
         raise ValueError(f"`cell` must have a known input shape, got {cell.input_shape}")
 

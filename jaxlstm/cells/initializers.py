@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.cells.base import Described, check_size, described
+from jaxlstm.cells.base import check_size
+from jaxlstm.cells.describe import Described, described
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

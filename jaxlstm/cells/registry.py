@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxlstm.cells import base, initializers
+from jaxlstm.cells import describe, initializers
 from jaxlstm.cells.combine import bidirectional, residual, stack
 from jaxlstm.cells.conv_lstm import conv_lstm
 from jaxlstm.cells.gru import gru, mgu
@@ -75,4 +75,4 @@ def from_dict(
         >>> jl.from_dict(jl.to_dict(cell)) == cell
         True
     """
-    return base.rebuild(data, {**INITIALIZERS, **CELLS, **COMBINATORS, **(factories or {})})
+    return describe.rebuild(data, {**INITIALIZERS, **CELLS, **COMBINATORS, **(factories or {})})
