@@ -128,11 +128,15 @@ def normal(*, stddev: float = 1.0) -> Initializer:
     Args:
         stddev: the standard deviation.
 
+    Raises:
+        ValueError: when `stddev` is negative.
+
     Examples:
         >>> import jax, jaxlstm as jl
         >>> jl.initializers.normal(stddev=0.1)(jax.random.key(0), (2, 3)).shape
         (2, 3)
     """
+    _check_not_negative("stddev", stddev)
     return Initializer(jax.nn.initializers.normal(stddev))
 
 
@@ -143,11 +147,15 @@ def uniform(*, limit: float = 1.0) -> Initializer:
     Args:
         limit: the bound.
 
+    Raises:
+        ValueError: when `limit` is negative.
+
     Examples:
         >>> import jax, jaxlstm as jl
         >>> float(abs(jl.initializers.uniform(limit=0.1)(jax.random.key(0), (9, 9))).max()) <= 0.1
         True
     """
+    _check_not_negative("limit", limit)
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
@@ -225,6 +233,11 @@ def chrono(*, t_max: int) -> Initializer:
         return jnp.concatenate([-forget, forget, zeros, zeros])
 
     return Initializer(draw, joint=True)
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not value >= 0:
+        raise ValueError(f"`{name}` must not be negative, got {value}")
 
 
 def recurrent_blocks(

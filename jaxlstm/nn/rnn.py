@@ -8,9 +8,10 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxlstm.cells import Cell
-from jaxlstm.cells.base import Carry, Params
+from jaxlstm.cells.base import Carry, Params, check_cell, check_size
 from jaxlstm.cells.trees import check_tree, layout
 from jaxlstm.unroll import unroll as run
+from jaxlstm.unroll.checks import check_array, check_bool, check_inputs, chunk_length
 
 
 class Options(TypedDict, total=False):
@@ -55,6 +56,7 @@ class RNN(nnx.Module):
 
     Raises:
         TypeError: when an argument is of the wrong type.
+        ValueError: when an option is out of range.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -88,20 +90,21 @@ class RNN(nnx.Module):
         unroll: int = 1,
         rngs: nnx.Rngs,
     ):
-        if not isinstance(cell, Cell):
-            raise TypeError(f"`cell` must be a Cell, got {type(cell).__name__}")
+        check_cell("cell", cell)
+        for name, flag in (
+            ("return_sequences", return_sequences),
+            ("return_state", return_state),
+            ("go_backwards", go_backwards),
+            ("zero_output_for_mask", zero_output_for_mask),
+            ("time_major", time_major),
+        ):
+            check_bool(name, flag)
+        if truncate is not None:
+            check_size("truncate", truncate)
+        chunk_length(remat, 1)
+        check_size("unroll", unroll)
         if not isinstance(rngs, nnx.Rngs):
             raise TypeError(f"`rngs` must be a flax.nnx.Rngs, got {rngs!r}")
-        flags = {
-            "return_sequences": return_sequences,
-            "return_state": return_state,
-            "go_backwards": go_backwards,
-            "zero_output_for_mask": zero_output_for_mask,
-            "time_major": time_major,
-        }
-        for name, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise TypeError(f"`{name}` must be a bool, got {flag!r}")
         self.cell = cell
         self.return_sequences = return_sequences
         self.return_state = return_state
@@ -149,12 +152,11 @@ class RNN(nnx.Module):
         Raises:
             TypeError, ValueError: when an argument does not fit; the message names it.
         """
-        params, axis = self.params, 0
-        if not self.time_major:
-            axis = max(0, jnp.ndim(inputs) - len(self.cell.input_shape) - 1)
+        params, inputs = self.params, check_array("inputs", inputs)
+        batch_shape, _ = check_inputs(self.cell, inputs, self.time_major)
+        axis = 0 if self.time_major else len(batch_shape)
         if initial_state is not None:
-            batch = jnp.shape(inputs)[: jnp.ndim(inputs) - len(self.cell.input_shape)]
-            initial_state = self._carry(initial_state, (*batch[:axis], *batch[axis + 1 :]))
+            initial_state = self._carry(initial_state, batch_shape)
         outputs, carry, _ = run(
             self.cell,
             params,

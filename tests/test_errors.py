@@ -1,0 +1,476 @@
+"""What users get wrong, and what they are told: the argument, what came, and what was expected."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxlstm as jl
+
+LSTM = jl.lstm(input_size=3, hidden_size=4)
+PARAMS = jax.eval_shape(LSTM.init, jax.random.key(0))
+X = np.zeros((2, 5, 3), "float32")
+ZEROS = np.zeros((2, 4), "float32")
+FLAT = np.zeros((2, 3), "float32")
+INIT = jl.initializers
+
+
+def params():
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), PARAMS)
+
+
+def unroll(inputs=X, **options):
+    return jl.unroll(LSTM, options.pop("params", None) or params(), inputs, **options)
+
+
+def lstm(**options):
+    return jl.lstm(**{"input_size": 3, "hidden_size": 4, **options})
+
+
+def layer(*sizes, **options):
+    options = {"rngs": nnx.Rngs(0), **options}
+    return jl.nn.LSTM(*(sizes or (3, 4)), **options)
+
+
+CARRY = "LSTMCarry(hidden=float32[2,4], cell=float32[2,4])"
+WEIGHTS = "LSTMParams(kernel=float32[3,16], recurrent_kernel=float32[4,16], bias=float32[16])"
+MISTAKES = {
+    # Cells.
+    "no size": (
+        lambda: jl.lstm(input_size=3),
+        TypeError,
+        "`lstm`: missing a required argument: 'hidden_size'",
+    ),
+    "sizes without names": (
+        lambda: jl.lstm(3, 4),
+        TypeError,
+        "`lstm`: too many positional arguments",
+    ),
+    "a name of Keras": (
+        lambda: lstm(unit_forget_bias=True),
+        TypeError,
+        "`lstm`: got an unexpected keyword argument 'unit_forget_bias'",
+    ),
+    "negative size": (
+        lambda: lstm(hidden_size=-3),
+        ValueError,
+        "`hidden_size` must be positive, got -3",
+    ),
+    "no units": (lambda: lstm(hidden_size=0), ValueError, "`hidden_size` must be positive, got 0"),
+    "broken size": (
+        lambda: lstm(input_size=2.5),
+        TypeError,
+        "`input_size` must be an int, got 2.5",
+    ),
+    "size as bool": (
+        lambda: lstm(input_size=True),
+        TypeError,
+        "`input_size` must be an int, got True",
+    ),
+    "unknown activation": (
+        lambda: jl.rnn(input_size=3, hidden_size=4, activation="tan"),
+        ValueError,
+        "`activation` must be one of ['tanh', 'sigmoid', 'relu', 'identity'], got 'tan'",
+    ),
+    "activation as function": (
+        lambda: lstm(recurrent_activation=jnp.tanh),
+        ValueError,
+        "`recurrent_activation` must be one of ['tanh', 'sigmoid', 'relu', 'identity'], got <...",
+    ),
+    "bias as word": (lambda: lstm(use_bias="no"), TypeError, "`use_bias` must be a bool, got 'no'"),
+    "forget bias as word": (
+        lambda: lstm(forget_bias="one"),
+        TypeError,
+        "`forget_bias` must be a number, got 'one'",
+    ),
+    "unknown dtype": (
+        lambda: lstm(param_dtype="floaty"),
+        TypeError,
+        "`param_dtype` must be a floating point type, got 'floaty'",
+    ),
+    "integer dtype": (
+        lambda: lstm(dtype="int32"),
+        TypeError,
+        "`dtype` must be a floating point type, got 'int32'",
+    ),
+    "initialiser as word": (
+        lambda: lstm(recurrent_init="orthogonal"),
+        TypeError,
+        "`recurrent_init` must be a function (key, shape, dtype), got 'orthogonal'",
+    ),
+    "argument that cannot be hashed": (
+        lambda: lstm(cell_clip={}),
+        TypeError,
+        "`cell_clip` of lstm must be hashable, got dict",
+    ),
+    "step of the wrong width": (
+        lambda: LSTM.step(params(), jl.LSTMCarry(ZEROS, ZEROS), np.zeros((2, 8), "float32")),
+        ValueError,
+        "`x` must have shape [..., 3], got [2, 8]",
+    ),
+    # Combinators.
+    "empty stack": (jl.stack, ValueError, "`cells` must hold at least one cell, got none"),
+    "list in a stack": (
+        lambda: jl.stack([LSTM]),
+        TypeError,
+        "`cells[0]` must be a Cell, got list",
+    ),
+    "layer in a stack": (
+        lambda: jl.stack(LSTM, layer()),
+        TypeError,
+        "`cells[1]` must be a Cell, got LSTM",
+    ),
+    "stack that does not fit": (
+        lambda: jl.stack(LSTM, jl.rnn(input_size=5, hidden_size=2)),
+        ValueError,
+        "`cells[1]` takes inputs of shape (5,), but `cells[0]` gives (4,)",
+    ),
+    "residual that changes the size": (
+        lambda: jl.residual(LSTM),
+        ValueError,
+        "`cell` must give outputs of shape (3,), got (4,)",
+    ),
+    "unknown merge": (
+        lambda: jl.bidirectional(LSTM, LSTM, merge="add"),
+        ValueError,
+        "`merge` must be one of ['concat', 'sum', 'mul', 'ave', 'none'], got 'add'",
+    ),
+    "dropping all": (
+        lambda: jl.dropout(LSTM, rate=1.0),
+        ValueError,
+        "`rate` must lie in [0, 1), got 1.0",
+    ),
+    # Initialisers.
+    "scale as word": (
+        lambda: INIT.orthogonal(scale="big"),
+        TypeError,
+        "`scale` must be a number, got 'big'",
+    ),
+    "scale without its name": (
+        lambda: INIT.orthogonal(2.0),
+        TypeError,
+        "`orthogonal`: too many positional arguments",
+    ),
+    "short chrono": (lambda: INIT.chrono(t_max=2), ValueError, "`t_max` must be at least 3, got 2"),
+    "broken chrono": (
+        lambda: INIT.chrono(t_max=99.5),
+        TypeError,
+        "`t_max` must be an int, got 99.5",
+    ),
+    "identity bias": (
+        lambda: lstm(bias_init=INIT.identity()).init(jax.random.key(0)),
+        ValueError,
+        "`identity` draws a matrix, got the shape [16]",
+    ),
+    "negative spread": (
+        lambda: INIT.normal(stddev=-1.0),
+        ValueError,
+        "`stddev` must not be negative, got -1.0",
+    ),
+    "negative limit": (
+        lambda: INIT.uniform(limit=-1.0),
+        ValueError,
+        "`limit` must not be negative, got -1.0",
+    ),
+    # Descriptions.
+    "describing no cell": (
+        lambda: jl.to_dict("lstm"),
+        TypeError,
+        "`cell` must be a Cell or an Initializer, got str",
+    ),
+    "describing a cell without description": (
+        lambda: jl.to_dict(jl.Cell(LSTM.init, LSTM.initial_carry, LSTM.step)),
+        TypeError,
+        "`cell` has no description: decorate its factory with `jaxlstm.described`",
+    ),
+    "describing a function": (
+        lambda: jl.to_dict(lstm(kernel_init=jnp.ones)),
+        TypeError,
+        f"`kernel_init` cannot be described as plain data, got {jnp.ones!r}",
+    ),
+    "no description": (
+        lambda: jl.from_dict({}),
+        ValueError,
+        "`data` must hold 'factory' and 'arguments', got {}",
+    ),
+    "unknown factory": (
+        lambda: jl.from_dict({"factory": "os.system", "arguments": {}}),
+        ValueError,
+        "`factory` must be one of [...",
+    ),
+    "shape of no cell": (lambda: jl.output_shape(4), TypeError, "`cell` must be a Cell, got int"),
+    # unroll: what is run over what.
+    "no cell": (
+        lambda: jl.unroll(jl.lstm, None, X),
+        TypeError,
+        "`cell` must be a Cell, got function",
+    ),
+    "layer as cell": (
+        lambda: jl.unroll(layer(), None, X),
+        TypeError,
+        "`cell` must be a Cell, got LSTM",
+    ),
+    "no inputs": (
+        lambda: jl.unroll(LSTM, params(), None),
+        TypeError,
+        "`inputs` must be an array, got NoneType",
+    ),
+    "words": (lambda: unroll("words"), TypeError, "`inputs` must be an array, got str"),
+    "ragged lists": (
+        lambda: unroll([[[1.0, 2.0, 3.0]], [[1.0]]]),
+        TypeError,
+        "`inputs` must be an array, got list",
+    ),
+    "integers": (
+        lambda: unroll(np.ones((2, 5, 3), int)),
+        TypeError,
+        "`inputs` must be floating point, got int32",
+    ),
+    "truths": (lambda: unroll(X > 0), TypeError, "`inputs` must be floating point, got bool"),
+    "features": (
+        lambda: unroll(np.zeros((2, 5, 7), "float32")),
+        ValueError,
+        "`inputs` must have shape [*batch, T, 3], got [2, 5, 7]",
+    ),
+    "no time": (
+        lambda: unroll(np.zeros(3, "float32")),
+        ValueError,
+        "`inputs` must have shape [*batch, T, 3], got [3]",
+    ),
+    "no time, time-major": (
+        lambda: unroll(np.zeros(3, "float32"), time_major=True),
+        ValueError,
+        "`inputs` must have shape [T, *batch, 3], got [3]",
+    ),
+    "no parameters": (
+        lambda: jl.unroll(LSTM, None, X),
+        ValueError,
+        f"`params` must be {WEIGHTS}, got None",
+    ),
+    "parameters as tuple": (
+        lambda: unroll(params=tuple(params())),
+        ValueError,
+        f"`params` must be {WEIGHTS}, got (float32[3,16], float32[4,16], float32[16])",
+    ),
+    "parameters of another size": (
+        lambda: unroll(params=params()._replace(kernel=jnp.zeros((2, 16)))),
+        ValueError,
+        "`params.kernel` must have shape [3, 16], got [2, 16]",
+    ),
+    # unroll: the carry.
+    "carry as tuple": (
+        lambda: unroll(carry=(ZEROS, ZEROS)),
+        ValueError,
+        f"`carry` must be {CARRY}, got (float32[2,4], float32[2,4])",
+    ),
+    "carry as array": (
+        lambda: unroll(carry=ZEROS),
+        ValueError,
+        f"`carry` must be {CARRY}, got float32[2,4]",
+    ),
+    "half a carry": (
+        lambda: unroll(carry=jl.LSTMCarry(ZEROS, None)),
+        ValueError,
+        f"`carry` must be {CARRY}, got LSTMCarry(hidden=float32[2,4], cell=None)",
+    ),
+    "carry of another batch": (
+        lambda: unroll(carry=LSTM.initial_carry(params(), (3,))),
+        ValueError,
+        "`carry.hidden` must have shape [2, 4], got [3, 4]",
+    ),
+    "carry without batch": (
+        lambda: unroll(carry=jl.LSTMCarry(ZEROS, ZEROS[0])),
+        ValueError,
+        "`carry.cell` must have shape [2, 4], got [4]",
+    ),
+    "complex carry": (
+        lambda: unroll(carry=jl.LSTMCarry(ZEROS, ZEROS.astype("complex64"))),
+        TypeError,
+        "`carry.cell` must be float32, got complex64",
+    ),
+    "carry of a stack": (
+        lambda: jl.unroll(jl.stack(LSTM), (params(),), X, carry=jl.LSTMCarry(ZEROS, ZEROS)),
+        ValueError,
+        f"`carry` must be ({CARRY},), got {CARRY}",
+    ),
+    # unroll: what is valid.
+    "broken lengths": (
+        lambda: unroll(lengths=[1.5, 2.0]),
+        TypeError,
+        "`lengths` must be integers, got float32",
+    ),
+    "too long": (
+        lambda: unroll(lengths=[5, 6]),
+        ValueError,
+        "`lengths` must lie in [0, 5], got 6 at index 1",
+    ),
+    "negative length": (
+        lambda: unroll(lengths=[-1, 5]),
+        ValueError,
+        "`lengths` must lie in [0, 5], got -1 at index 0",
+    ),
+    "one length for a batch": (
+        lambda: unroll(lengths=5),
+        ValueError,
+        "`lengths` must have the batch shape [2], got []",
+    ),
+    "lengths of another batch": (
+        lambda: unroll(lengths=[1, 2, 3]),
+        ValueError,
+        "`lengths` must have the batch shape [2], got [3]",
+    ),
+    "mask of numbers": (
+        lambda: unroll(mask=np.ones((2, 5), "float32")),
+        TypeError,
+        "`mask` must be bool, got float32",
+    ),
+    "mask time-major": (
+        lambda: unroll(mask=np.ones((5, 2), bool)),
+        ValueError,
+        "`mask` must have shape [2, 5], got [5, 2]",
+    ),
+    "mask of features": (
+        lambda: unroll(mask=np.ones((2, 5, 3), bool)),
+        ValueError,
+        "`mask` must have shape [2, 5], got [2, 5, 3]",
+    ),
+    "resets of numbers": (
+        lambda: unroll(resets=np.ones((2, 5), int)),
+        TypeError,
+        "`resets` must be bool, got int32",
+    ),
+    "resets for one row": (
+        lambda: unroll(resets=np.ones(5, bool)),
+        ValueError,
+        "`resets` must have shape [2, 5], got [5]",
+    ),
+    # unroll: options.
+    "reverse as word": (
+        lambda: unroll(reverse="no"),
+        TypeError,
+        "`reverse` must be a bool, got 'no'",
+    ),
+    "unknown idle output": (
+        lambda: unroll(masked_outputs="last"),
+        ValueError,
+        "`masked_outputs` must be one of ['zero', 'hold'], got 'last'",
+    ),
+    "initial without carries": (
+        lambda: unroll(include_initial=True),
+        ValueError,
+        "`include_initial` needs `return_carries=True`, got False",
+    ),
+    "truncate at nothing": (
+        lambda: unroll(truncate=0),
+        ValueError,
+        "`truncate` must be positive, got 0",
+    ),
+    "unroll as bool": (lambda: unroll(unroll=True), TypeError, "`unroll` must be an int, got True"),
+    "unknown remat": (
+        lambda: unroll(remat="log"),
+        ValueError,
+        "`remat` must be one of ['none', 'chunk', 'sqrt'], got 'log'",
+    ),
+    "negative remat": (lambda: unroll(remat=-1), ValueError, "`remat` must be positive, got -1"),
+    "unknown backend": (
+        lambda: unroll(backend="cudnn"),
+        ValueError,
+        "`backend` must be one of ['auto', 'scan', 'associative'], got 'cudnn'",
+    ),
+    "seed as key": (
+        lambda: unroll(key=0),
+        TypeError,
+        "`key` must come from `jax.random.key`, got 0",
+    ),
+    "unknown option": (
+        lambda: unroll(initial_state=ZEROS),
+        TypeError,
+        "...got an unexpected keyword argument 'initial_state'",
+    ),
+    # The layers of Flax.
+    "layer without units": (lambda: layer(8, 0), ValueError, "`units` must be positive, got 0"),
+    "layer of broken width": (
+        lambda: layer("8", 4),
+        TypeError,
+        "`in_features` must be an int, got '8'",
+    ),
+    "seed as rngs": (lambda: layer(rngs=0), TypeError, "`rngs` must be a flax.nnx.Rngs, got 0"),
+    "misspelt option": (
+        lambda: layer(return_sequence=True),
+        TypeError,
+        "...got an unexpected keyword argument 'return_sequence'",
+    ),
+    "option as number": (
+        lambda: layer(return_sequences=1),
+        TypeError,
+        "`return_sequences` must be a bool, got 1",
+    ),
+    "option out of range": (
+        lambda: layer(truncate=-5),
+        ValueError,
+        "`truncate` must be positive, got -5",
+    ),
+    "unknown initialiser": (
+        lambda: layer(kernel_initializer="he_normal"),
+        ValueError,
+        "`kernel_initializer` must be one of ['glorot_uniform', 'orthogonal', 'identity', 'zeros',"
+        " 'ones'], got 'he_normal'",
+    ),
+    "initialiser as number": (
+        lambda: layer(bias_initializer=1.0),
+        TypeError,
+        "`bias_initializer` must be a name or a function, got 1.0",
+    ),
+    "layer of no cell": (
+        lambda: jl.nn.RNN(4, rngs=nnx.Rngs(0)),
+        TypeError,
+        "`cell` must be a Cell, got int",
+    ),
+    "inputs of a layer": (
+        lambda: layer(8, 4)(X, initial_state=[ZEROS, ZEROS]),
+        ValueError,
+        "`inputs` must have shape [*batch, T, 8], got [2, 5, 3]",
+    ),
+    "flat inputs of a layer": (
+        lambda: layer(time_major=True)(FLAT[0]),
+        ValueError,
+        "`inputs` must have shape [T, *batch, 3], got [3]",
+    ),
+    "half a state": (
+        lambda: layer()(X, initial_state=[ZEROS]),
+        ValueError,
+        f"`initial_state` must be {CARRY}, got [float32[2,4]]",
+    ),
+    "state of another batch": (
+        lambda: layer()(X, initial_state=[ZEROS[:1], ZEROS]),
+        ValueError,
+        "`initial_state.hidden` must have shape [2, 4], got [1, 4]",
+    ),
+    "mask of a layer": (
+        lambda: layer()(X, mask=np.ones((2, 4), bool)),
+        ValueError,
+        "`mask` must have shape [2, 5], got [2, 4]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mistake", "kind", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_named(mistake, kind, said):
+    with pytest.raises(kind) as caught:
+        mistake()
+    message = str(caught.value)
+    if said.startswith("..."):
+        assert message.endswith(said[3:])
+    elif said.endswith("..."):
+        assert message.startswith(said[:-3])
+    else:
+        assert message == said
+    assert "\n" not in message
+
+
+def test_mistakes_are_found_while_tracing_too():
+    with pytest.raises(ValueError, match=r"`lengths` must have the batch shape \[2\], got \[1\]"):
+        jax.jit(lambda lengths: unroll(lengths=lengths))(np.ones(1, int))
+    with pytest.raises(ValueError, match=r"`carry.hidden` must have shape"):
+        jax.vmap(lambda carry: unroll(carry=carry))(jl.LSTMCarry(ZEROS, ZEROS))
