@@ -461,7 +461,7 @@ def test_a_mistake_is_named(mistake, kind, said):
         mistake()
     message = str(caught.value)
     if said.startswith("..."):
-        assert message.endswith(said[3:])
+        assert said[3:] in message
     elif said.endswith("..."):
         assert message.startswith(said[:-3])
     else:
