@@ -427,6 +427,12 @@ MISTAKES = {
         TypeError,
         "`cell` must be a Cell, got int",
     ),
+    "last output of two directions": (
+        lambda: jl.nn.RNN(jl.bidirectional(LSTM, LSTM), rngs=nnx.Rngs(0)),
+        ValueError,
+        f"`return_sequences` must be True for bidirectional(forward={LSTM}, backward={LSTM}),"
+        " got False",
+    ),
     "inputs of a layer": (
         lambda: layer(8, 4)(X, initial_state=[ZEROS, ZEROS]),
         ValueError,

@@ -130,6 +130,16 @@ def test_a_state_may_be_given_to_any_layout():
         close(cell, wanted.carry.cell)
 
 
+def test_a_bidirectional_cell_is_a_layer_of_sequences():
+    cell = jl.bidirectional(CELLS["lstm"], CELLS["lstm"])
+    layer = jl.nn.RNN(cell, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
+    outputs, *state = layer(inputs(B, T), lengths=LENGTHS)
+    out = jl.unroll(cell, layer.params, inputs(B, T), lengths=LENGTHS, masked_outputs="hold")
+    assert outputs.shape == (B, T, 2 * H)
+    close(outputs, out.outputs, 0)
+    close(tuple(state), tuple(out.carry), 0)
+
+
 def test_resets_and_no_steps_pass_through():
     layer = jl.nn.LSTM(I, H, return_state=True, rngs=nnx.Rngs(0))
     x = inputs(B, T)

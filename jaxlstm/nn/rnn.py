@@ -36,7 +36,8 @@ class RNN(nnx.Module):
 
     Args:
         cell: any `jaxlstm.Cell`, a `jaxlstm.stack` for instance.
-        return_sequences: give the output of every step, not only the last valid one.
+        return_sequences: give the output of every step, not only the last valid one. A cell that
+            sees whole sequences, such as `jaxlstm.bidirectional`, gives nothing else.
         return_state: give the parts of the last carry too, after the outputs: `hidden, cell` for an
             LSTM, one carry for each layer of a stack.
         go_backwards: travel from the last step to the first and give the outputs in that order, as
@@ -99,6 +100,9 @@ class RNN(nnx.Module):
             ("time_major", time_major),
         ):
             check_bool(name, flag)
+        if cell.run is not None and not return_sequences:
+            # Its last output is no summary: a backward cell has only just begun there.
+            raise ValueError(f"`return_sequences` must be True for {cell!r}, got False")
         if truncate is not None:
             check_size("truncate", truncate)
         chunk_length(remat, 1)
