@@ -1,0 +1,174 @@
+"""Combinators: what they compute, and noise that is the same wherever it is drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_table import random_inputs, random_params
+
+import jaxlstm as jl
+
+pytestmark = pytest.mark.usefixtures("x64")
+LSTM = jl.lstm(input_size=3, hidden_size=3)
+T, B = 6, 2
+STOCHASTIC = {
+    "dropout": jl.dropout(LSTM, rate=0.4),
+    "constant-dropout": jl.dropout(LSTM, rate=0.4, constant=True),
+    "recurrent-dropout": jl.recurrent_dropout(LSTM, rate=0.4),
+    "recurrent-dropout-gru": jl.recurrent_dropout(
+        jl.gru(input_size=3, hidden_size=3, reset_after=False), rate=0.4
+    ),
+    "zoneout": jl.zoneout(LSTM, hidden_rate=0.3, cell_rate=0.5),
+    "weight-drop": jl.weight_drop(LSTM, rate=0.4),
+    "stacked": jl.stack(LSTM, jl.dropout(LSTM, rate=0.4)),
+}
+every_noise = pytest.mark.parametrize("cell", STOCHASTIC.values(), ids=STOCHASTIC)
+
+
+def same(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", "none"])
+def test_a_ragged_bidirectional_batch_is_two_directions_run_one_by_one(merge):
+    backward = jl.gru(input_size=3, hidden_size=3)
+    cell = jl.bidirectional(LSTM, backward, merge=merge)
+    params, inputs = random_params(cell), random_inputs(cell, 3, T)
+    lengths = np.array([6, 2, 0])
+    out = jl.unroll(cell, params, inputs, lengths=jnp.asarray(lengths))
+    for row, length in enumerate(lengths):
+        alone = inputs[row, :length]
+        a = jl.unroll(LSTM, params.forward, alone).outputs
+        b = jl.unroll(backward, params.backward, alone[::-1]).outputs[::-1]
+        wanted = {
+            "concat": np.concatenate([a, b], axis=-1),
+            "sum": a + b,
+            "mul": a * b,
+            "ave": (a + b) / 2,
+            "none": (a, b),
+        }[merge]
+        found = jax.tree.map(lambda leaf, r=row, n=length: leaf[r, :n], out.outputs)
+        jax.tree.map(same, found, wanted)
+
+
+def test_layers_of_both_directions():
+    layer = jl.bidirectional(LSTM, LSTM)
+    deep = jl.stack(layer, jl.residual(jl.lstm(input_size=6, hidden_size=6)))
+    params, inputs = random_params(deep), random_inputs(deep, B, T)
+    found = jl.unroll(deep, params, inputs, lengths=jnp.array([6, 3])).outputs
+    middle = jl.unroll(layer, params[0], inputs, lengths=jnp.array([6, 3])).outputs
+    above = jl.lstm(input_size=6, hidden_size=6)
+    wanted = middle + jl.unroll(above, params[1], middle, lengths=jnp.array([6, 3])).outputs
+    same(found, wanted)
+    with pytest.raises(ValueError, match="cannot be stepped"):
+        layer.step(params[0], layer.initial_carry(params[0]), inputs[0, 0])
+
+
+@every_noise
+def test_the_same_key_gives_the_same_noise_everywhere(cell):
+    params, inputs, key = random_params(cell), random_inputs(cell, B, T), jax.random.key(7)
+    whole = jl.unroll(cell, params, inputs, key=key)
+    same(jl.unroll(cell, params, inputs, key=key, remat="sqrt").outputs, whole.outputs)
+    same(jax.jit(lambda k: jl.unroll(cell, params, inputs, key=k).outputs)(key), whole.outputs)
+    head = jl.unroll(cell, params, inputs[:, :4], key=key)
+    rest = jl.unroll(cell, params, inputs[:, 4:], carry=head.carry)
+    same(jnp.concatenate([head.outputs, rest.outputs], axis=1), whole.outputs)
+    carry, outputs = cell.initial_carry(params, (B,), key=key), []
+    for t in range(T):
+        carry, output = cell.step(params, carry, inputs[:, t])
+        outputs.append(output)
+    same(jnp.stack(outputs, axis=1), whole.outputs)
+    other = jl.unroll(cell, params, inputs, key=jax.random.key(8)).outputs
+    assert np.abs(other - whole.outputs).max() > 1e-3
+
+
+@every_noise
+def test_without_a_key_nothing_is_drawn(cell):
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    first, again = (jl.unroll(cell, params, inputs).outputs for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    if cell not in (STOCHASTIC["zoneout"], STOCHASTIC["stacked"]):
+        inner = cell.description.arguments[0][1]
+        same(first, jl.unroll(inner, params, inputs).outputs)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    reader = jl.rnn(input_size=1000, hidden_size=1, activation="identity", param_dtype="float64")
+    params = jl.RNNParams(jnp.ones((1000, 1)) / 1000, jnp.zeros((1, 1)), jnp.zeros(1))
+    for constant in (False, True):
+        cell = jl.dropout(reader, rate=0.3, constant=constant)
+        out = jl.unroll(cell, params, jnp.ones((20, 1000)), key=jax.random.key(0)).outputs
+        assert abs(float(out.mean()) - 1) < 0.05
+        kept = np.round(np.asarray(out[:, 0]) * 700)
+        assert (len(set(kept)) == 1) == constant
+
+
+def test_recurrent_dropout_has_a_mask_of_its_own_for_each_gate():
+    cell = jl.recurrent_dropout(jl.lstm(input_size=3, hidden_size=200), rate=0.5)
+    params = cell.init(jax.random.key(0))
+    masks = cell.initial_carry(params, key=jax.random.key(1)).noise
+    assert masks.shape == (4, 200)
+    agree = np.mean((masks[0] > 0) == (masks[1] > 0))
+    assert 0.35 < agree < 0.65
+    assert set(np.unique(masks)) == {0.0, 2.0}
+
+
+def test_recurrent_dropout_masks_what_the_gates_see_and_nothing_else():
+    cell = jl.recurrent_dropout(LSTM, rate=0.5)
+    params, x = random_params(cell), random_inputs(cell)
+    carry = cell.initial_carry(params, key=jax.random.key(3))
+    inner = jl.LSTMCarry(jnp.array([0.3, -0.8, 0.5]), jnp.array([1.0, -2.0, 0.7]))
+    found = cell.step(params, carry._replace(carry=inner), x)[0].carry
+    kernel = np.asarray(params.recurrent_kernel).reshape(3, 4, 3)
+    seen = np.asarray(inner.hidden)[None] * np.asarray(carry.noise)
+    z = np.asarray(x @ params.kernel + params.bias).reshape(4, 3)
+    z = z + np.einsum("gh,hgk->gk", seen, kernel)
+    i, f, o = (1 / (1 + np.exp(-z[k])) for k in (0, 1, 3))
+    memory = f * np.asarray(inner.cell) + i * np.tanh(z[2])
+    same(found.cell, memory)
+    same(found.hidden, o * np.tanh(memory))
+
+
+def test_zoneout_keeps_by_chance_and_mixes_in_expectation():
+    cell = jl.zoneout(jl.lstm(input_size=3, hidden_size=2000), hidden_rate=0.2, cell_rate=0.6)
+    params = jax.tree.map(lambda leaf: leaf / 100, random_params(cell))  # far from saturation
+    x = random_inputs(cell)
+    inner = cell.initial_carry(params).carry
+    old = jl.LSTMCarry(inner.hidden + 5.0, inner.cell + 7.0)
+    plain = cell.description.arguments[0][1].step(params, old, x)[0]
+    start = cell.initial_carry(params, key=jax.random.key(1))
+    noisy, output = cell.step(params, start._replace(carry=old), x)
+    assert abs(float((noisy.carry.hidden == old.hidden).mean()) - 0.2) < 0.04
+    assert abs(float((noisy.carry.cell == old.cell).mean()) - 0.6) < 0.04
+    same(output, noisy.carry.hidden)
+    mixed = cell.step(params, jl.Noisy(old, None), x)[0].carry
+    same(mixed.cell, 0.6 * old.cell + 0.4 * plain.cell)
+    same(mixed.hidden, 0.2 * old.hidden + 0.8 * plain.hidden)
+
+
+def test_weight_drop_drops_one_kernel_for_the_whole_batch_and_sequence():
+    cell = jl.weight_drop(LSTM, rate=0.5)
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    found = jl.unroll(cell, params, inputs, key=jax.random.key(2))
+    key = found.carry.noise
+    kept = jax.random.bernoulli(key, 0.5, params.recurrent_kernel.shape)
+    dropped = params._replace(recurrent_kernel=params.recurrent_kernel * kept * 2)
+    same(found.outputs, jl.unroll(LSTM, dropped, inputs).outputs)
+
+
+def test_a_reset_restarts_the_state_and_not_the_noise():
+    cell = jl.dropout(LSTM, rate=0.4)
+    params, inputs = random_params(cell), jnp.ones((B, T, 3))
+    resets = jnp.zeros((B, T), bool).at[:, 3].set(True)
+    outputs = jl.unroll(cell, params, inputs, resets=resets, key=jax.random.key(0)).outputs
+    assert np.abs(outputs[:, 3] - outputs[:, 0]).max() > 1e-6
+
+
+def test_combinators_of_combinators_are_described():
+    cell = jl.stack(
+        jl.bidirectional(LSTM, jl.dropout(LSTM, rate=0.5)),
+        jl.residual(jl.zoneout(jl.gru(input_size=6, hidden_size=6), hidden_rate=0.1)),
+    )
+    assert jl.from_dict(jl.to_dict(cell)) == cell
+    out = jl.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((B, T, 3)), key=jax.random.key(1))
+    assert out.outputs.shape == (B, T, 6)
