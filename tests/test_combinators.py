@@ -152,7 +152,7 @@ def test_weight_drop_drops_one_kernel_for_the_whole_batch_and_sequence():
     found = jl.unroll(cell, params, inputs, key=jax.random.key(2))
     key = found.carry.noise
     kept = jax.random.bernoulli(key, 0.5, params.recurrent_kernel.shape)
-    dropped = params._replace(recurrent_kernel=params.recurrent_kernel * kept * 2)
+    dropped = params._replace(recurrent_kernel=jnp.where(kept, 2 * params.recurrent_kernel, 0))
     same(found.outputs, jl.unroll(LSTM, dropped, inputs).outputs)
 
 
