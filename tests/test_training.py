@@ -496,7 +496,7 @@ def test_every_training_in_the_repository_takes_two_steps(name, tmp_path, monkey
     path = ROOT / "configs" / name
     kind = config.load(path).task.__struct_config__.tag
     overrides = [*SMALL[kind], ("train.steps", "2"), ("train.batch_size", "2"), ("seeds", "1")]
-    overrides += [("model.hidden_size", "4"), ("optimizer.schedule.warmup_steps", "0")]
+    overrides += [("model.hidden_size", "4"), ("optimizer.schedule", '{ kind = "constant" }')]
     if kind == "characters":
         text = tmp_path / "text.txt"
         text.write_text("To be, or not to be: that is the question.\n" * 20)

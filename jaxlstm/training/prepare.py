@@ -1,0 +1,95 @@
+"""An experiment held against its data, before anything is written."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jaxlstm import config, tasks
+from jaxlstm.errors import UserError
+from jaxlstm.training import evaluation, model, optimizers, scores, step
+from jaxlstm.training.step import TrainState
+
+
+@dataclass(frozen=True)
+class Training:
+    """An experiment that was checked against its data, ready to run.
+
+    Args:
+        experiment: the config.
+        task: the task with its data.
+        network: the model.
+        update: the functions of a training.
+        goal: what is to be reached.
+        goal_seeds: whether "every" seed must reach it or the "median".
+        prompt: the symbols that samples begin with; None where no text is written.
+    """
+
+    experiment: config.Experiment
+    task: tasks.Task
+    network: model.Model
+    update: step.Update
+    goal: tasks.Goal
+    goal_seeds: str
+    prompt: np.ndarray | None
+
+    def states(self) -> list[TrainState]:
+        """Begin: the state of each seed before the first update."""
+        seeds, data = self.experiment.seed_list, self.task.data
+        return [self.update.init(jax.random.key(seed), data) for seed in seeds]
+
+    def shapes(self) -> list[TrainState]:
+        """Give the shapes and types of `states`, for nothing."""
+        shape = jax.eval_shape(self.update.init, jax.random.key(0), self.task.data)
+        return [shape for _ in self.experiment.seed_list]
+
+
+def prepare(experiment: config.Experiment) -> Training:
+    """Fetch the data of an experiment and check the one against the other; write nothing.
+
+    Args:
+        experiment: the config.
+
+    Returns:
+        A `Training`.
+
+    Raises:
+        UserError: when the data cannot be had, or the config asks for what the task has not.
+
+    Examples:
+        >>> from jaxlstm import config
+        >>> training = prepare(config.load("configs/adding.toml", [("model.hidden_size", "4")]))
+        >>> len(training.states()), model.count(training.states()[0].params)
+        (5, 117)
+    """
+    task = tasks.build(experiment.task)
+    goal, goal_seeds = scores.resolve(experiment.goal, task)
+    network = model.build(
+        experiment.model,
+        input_size=task.input_size,
+        output_size=task.output_size,
+        tokens=task.tokens,
+        every_step=task.every_step,
+    )
+    if experiment.model.embedding_size is not None and not task.tokens:
+        raise UserError("model.embedding_size: expected none, the task's inputs are no symbols")
+    train = experiment.train
+    optimizer = optimizers.build(experiment.optimizer, train.steps)
+    update = step.build(
+        task, network, optimizer, batch_size=train.batch_size, log_every=train.log_every
+    )
+    split = task.evaluation[goal.split]
+    metrics = jax.eval_shape(
+        lambda key, batch: evaluation.build(task, network)(network.init(key), batch),
+        jax.random.key(0),
+        split,
+    )
+    if goal.metric not in metrics:
+        known = ", ".join(sorted(metrics))
+        raise UserError(f"goal.metric: expected one of {known}, got {goal.metric!r}")
+    prompt = None
+    if experiment.sample is not None:
+        if task.encode is None or task.decode is None:
+            raise UserError("sample: expected none, the task is not about text")
+        prompt = np.asarray(task.encode(experiment.sample.prompt), np.int32)
+    return Training(experiment, task, network, update, goal, goal_seeds, prompt)
