@@ -18,6 +18,7 @@ from jaxlstm import config, runs
 from jaxlstm.gradients import theory as laws
 from jaxlstm.studies import findings
 from jaxlstm.studies.findings import Prediction
+from jaxlstm.studies.networks import final_flow, gate_products, lstms, orthogonal_rnn, sizes
 
 LAG = "lag T − t (steps)"
 PARTS = 5
@@ -90,57 +91,14 @@ def _scalar(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pr
     ]
 
 
-def _final_flow(cell: jl.Cell, steps: int, noise: float, state: float) -> Callable[..., Any]:
-    """Log ‖∂L/∂state_t‖ by lag, from the last step back, for a random direction of the last output.
-
-    The network is run from a normal state of the given scale, on normal inputs of the given scale;
-    `length` ends the sequence earlier, without compiling again.
-    """
-
-    @jax.jit
-    def measure(key: Array, length: int = steps) -> Any:
-        k_init, k_inputs, k_state, k_loss = jax.random.split(key, 4)
-        params = cell.init(k_init)
-        inputs = noise * jax.random.normal(k_inputs, (steps, *_sizes(cell)))
-        carry = cell.initial_carry(params)
-        first = jax.random.normal(k_state, carry.hidden.shape)
-        carry = carry._replace(hidden=state * first)
-        direction = jax.random.normal(k_loss, carry.hidden.shape)
-        direction = direction / jnp.linalg.norm(direction)
-        norms = jl.gradients.flow(
-            cell,
-            params,
-            inputs,
-            lambda outputs: outputs[-1] @ direction,
-            carry=carry,
-            lengths=length,
-            masked_outputs="hold",
-        ).norms
-        return jax.tree.map(lambda leaf: jnp.log(leaf[::-1]), norms)
-
-    return measure
-
-
-def _sizes(cell: jl.Cell) -> tuple[int, ...]:
-    return tuple(size for size in cell.input_shape if size is not None)
-
-
-def _orthogonal(size: int, gain: float, activation: str) -> jl.Cell:
-    return jl.rnn(
-        input_size=8,
-        hidden_size=size,
-        activation=activation,
-        recurrent_init=jl.initializers.orthogonal(scale=gain),
-        param_dtype="float64",
-    )
-
-
 def _rnn(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Prediction]:
     """Linear orthogonal networks against gain^lag, large random tanh ones against mean field."""
     lags = np.arange(study.steps)
     found, linear, random = [], [], []
     for gain in study.gains:
-        flow = _final_flow(_orthogonal(study.hidden_size, gain, "identity"), study.steps, 1.0, 1.0)
+        flow = final_flow(
+            orthogonal_rnn(study.hidden_size, gain, "identity"), study.steps, 1.0, 1.0
+        )
         logs = np.stack([flow(key).hidden for key in keys])
         rate = math.log(gain)
         linear += [
@@ -163,7 +121,7 @@ def _rnn(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Predi
             recurrent_init=jl.initializers.ginibre(gain=gain),
             param_dtype="float64",
         )
-        flow = _final_flow(cell, study.steps + burn_in, 0.0, 1.0)
+        flow = final_flow(cell, study.steps + burn_in, 0.0, 1.0)
         logs = np.stack([flow(key).hidden for key in keys])[:, : study.steps]
         rate = laws.tanh_exponent(gain)
         random += [
@@ -198,26 +156,11 @@ def _rnn(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Predi
     return found
 
 
-def _lstms(study: config.Vanishing) -> dict[str, jl.Cell]:
-    """LSTMs by what their forget gates start with."""
-    inits = {
-        f"forget bias {bias:g}": jl.initializers.forget_bias(value=bias)
-        for bias in study.forget_biases
-    }
-    inits["chrono"] = jl.initializers.chrono(t_max=max(3, study.steps))
-    return {
-        name: jl.lstm(
-            input_size=8, hidden_size=study.hidden_size, bias_init=init, param_dtype="float64"
-        )
-        for name, init in inits.items()
-    }
-
-
 def _lstm(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Prediction]:
     """The same instrument on a tanh RNN and on LSTMs, driven by noise."""
     lags = np.arange(study.steps)
     hidden, cells, found = [], [], []
-    rnn = _final_flow(_orthogonal(study.hidden_size, 1.0, "tanh"), study.steps, 1.0, 0.0)
+    rnn = final_flow(orthogonal_rnn(study.hidden_size, 1.0, "tanh"), study.steps, 1.0, 0.0)
     logs = np.stack([rnn(key).hidden for key in keys])
     far = study.steps - 1
     hidden.append(findings.measured("simple RNN", lags, logs))
@@ -230,8 +173,8 @@ def _lstm(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pred
         )
     )
     kept = {}
-    for name, cell in _lstms(study).items():
-        flow = _final_flow(cell, study.steps, 1.0, 0.0)
+    for name, cell in lstms(study).items():
+        flow = final_flow(cell, study.steps, 1.0, 0.0)
         norms = [flow(key) for key in keys]
         hidden.append(findings.measured(name, lags, np.stack([n.hidden for n in norms])))
         memory = np.stack([n.cell for n in norms])
@@ -272,16 +215,16 @@ def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pre
     """The constant error carousel apart from the whole Jacobian, ∂state_T/∂state_t."""
     lags = np.arange(study.steps + 1)
     panels, found = [], []
-    for name, cell in _lstms(study).items():
+    for name, cell in lstms(study).items():
 
         @jax.jit
         def jacobians(key: Array, noise: float, cell: jl.Cell = cell) -> tuple[Array, ...]:
             k_init, k_inputs = jax.random.split(key)
             params = cell.init(k_init)
-            inputs = noise * jax.random.normal(k_inputs, (study.steps, *_sizes(cell)))
+            inputs = noise * jax.random.normal(k_inputs, (study.steps, *sizes(cell)))
             carousel = jl.gradients.jacobian_norms(cell, params, inputs, path=("cell",), log=True)
             whole = jl.gradients.jacobian_norms(cell, params, inputs, log=True)
-            return carousel[::-1], whole[::-1], _gate_products(cell, params, inputs)[::-1]
+            return carousel[::-1], whole[::-1], gate_products(cell, params, inputs)[::-1]
 
         driven = [jacobians(key, 1.0) for key in keys]
         carousel, whole, products = (np.stack(part) for part in zip(*driven, strict=True))
@@ -344,27 +287,15 @@ def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pre
     return found
 
 
-def _gate_products(cell: jl.Cell, params: Any, inputs: Array) -> Array:
-    """Log max ∏ f over the units, of all steps from t to the last, computed from the gates."""
-    carries = jl.unroll(cell, params, inputs, return_carries=True, include_initial=True).carries
-    size = params.recurrent_kernel.shape[0]
-    forget = slice(size, 2 * size)
-    z = inputs @ params.kernel[:, forget]
-    z = z + carries.hidden[:-1] @ params.recurrent_kernel[:, forget]
-    logs = jax.nn.log_sigmoid(z + jnp.broadcast_to(params.bias[forget], z.shape))
-    sums = jnp.cumsum(logs[::-1], axis=0)[::-1]
-    return jnp.append(jnp.max(sums, axis=1), 0.0)
-
-
 def _lengths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Prediction]:
     """The gradient at the first step as sequences get longer."""
     size = study.hidden_size
     cells = {
-        f"simple RNN, gain {gain:g}": _orthogonal(size, gain, "tanh") for gain in study.gains
-    } | {f"LSTM, {name}": cell for name, cell in _lstms(study).items()}
+        f"simple RNN, gain {gain:g}": orthogonal_rnn(size, gain, "tanh") for gain in study.gains
+    } | {f"LSTM, {name}": cell for name, cell in lstms(study).items()}
     series, found = [], []
     for name, cell in cells.items():
-        flow = _final_flow(cell, max(study.lengths), 1.0, 0.0)
+        flow = final_flow(cell, max(study.lengths), 1.0, 0.0)
         logs = np.array(
             [[float(flow(key, length).hidden[-1]) for length in study.lengths] for key in keys]
         )
