@@ -122,7 +122,7 @@ def test_same_folder_same_bytes_wherever_it_lies(name, request, tmp_path, monkey
     for made in (*moved.glob("*.html"), *moved.glob("figures/*.svg")):
         made.unlink()
     monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 9.0)
-    monkeypatch.setitem(matplotlib.rcParams, "font.size", 30.0)
+    monkeypatch.setitem(matplotlib.rcParams, "xtick.direction", "in")
     before = dict(matplotlib.rcParams)
     path = report.write(moved)
     assert dict(matplotlib.rcParams) == before
@@ -385,6 +385,14 @@ def test_heatmap_shows_every_cell(study):
         alpha = np.array(picture.convert("RGBA"))[..., 3]
         assert (alpha == 0).sum() == np.isnan(grid).sum()
         assert len(np.unique(np.array(picture).reshape(-1, 4), axis=0)) > 10
+    # The last row is the topmost: its first number stands above the first row's, and so do pixels.
+    height = {"".join(text.itertext()): float(text.get("y")) for text in small.iter("text")}
+    assert height["−0.9"] < height["−0.8"] < height["−0.71"] < height["−0.693"]
+    image = next(image for image in small.iter("image") if image.get("width") == "6")
+    pixels = np.array(PIL.Image.open(io.BytesIO(base64.b64decode(image.get("href")[22:]))))
+    flipped = float(re.findall(r"-?[\d.]+", image.get("transform"))[3]) < 0
+    top_left = pixels[-1 if flipped else 0, 0]
+    assert tuple(top_left[:3]) == (68, 1, 84)  # the darkest of viridis: −0.9 is the least
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def _decades(low: float, high: float) -> list[float]:
     least, most = math.log10(low), math.log10(high)
     exponents = range(math.floor(least), math.ceil(most) + 1)
     stride = next(n for n in (1, 2, 3, 5, 10, 20, 50, 100) if most - least <= 7 * n)
-    multiples = (1, 2, 5) if most - least < 1.5 else (1,)
+    multiples = (1, 2, 5) if most - least < 2 else (1,)
     places = [m * 10.0**e for e in exponents if e % stride == 0 for m in multiples]
     places = [place for place in places if low <= place <= high]
     return places if len(places) > 1 else []

@@ -78,6 +78,6 @@ def _value(key: str, value: str, prefix: str) -> str:
         value = " ".join(value.split())
     if "url(" in value or key == "href":
         value = _REFERENCE.sub(rf"#{prefix}-\1", value)
-    elif key in ("d", "x", "y", "width", "height", "transform"):
+    elif key in ("d", "x", "y", "width", "height"):
         value = _LONG.sub(lambda match: f"{float(match[0]):.2f}", value)
     return value
