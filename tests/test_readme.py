@@ -1,0 +1,65 @@
+"""The README's figures are those of the run folders it links to, and its links lead somewhere."""
+
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from jaxlstm import runs
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def scores(name):
+    manifest = runs.read_manifest(ROOT / "experiments" / name)
+    assert manifest.state == "finished"
+    assert manifest.command
+    return manifest.summary[0].values, manifest
+
+
+def test_links_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_first_screen_has_both_commands():
+    screen = "\n".join(README.splitlines()[:24])
+    assert "make run" in screen
+    assert "make test" in screen
+
+
+def test_adding():
+    lstm, _ = scores("adding")
+    rnn, _ = scores("adding-rnn")
+    assert len(lstm) == len(rnn) == 5
+    assert f"{min(lstm):.4f} to {max(lstm):.4f} mean squared error" in README
+    assert f"{statistics.median(rnn):.3f}, that of a network without memory" in README
+
+
+def test_vowels():
+    values, _ = scores("vowels")
+    assert len(values) == 5
+    shown = [f"{v:.3f}".lstrip("0") for v in (statistics.median(values), min(values), max(values))]
+    assert "{} in the median, {} to {}".format(*shown) in README
+
+
+def test_shakespeare():
+    (value,), manifest = scores("shakespeare")
+    assert f"[{value:.2f} bits per character]" in README
+    assert f"needs {manifest.baselines['bigram bits_per_character']:.2f}" in README
+
+
+def test_the_study_met_its_predictions():
+    _, manifest = scores("vanishing")
+    assert {score.verdict for score in manifest.summary} == {"met"}
+
+
+@pytest.mark.parametrize("name", ["adding", "adding-rnn", "vowels", "shakespeare", "vanishing"])
+def test_results_hold_no_path_of_the_machine(name):
+    for path in (ROOT / "experiments" / name).rglob("*"):
+        if path.is_file():
+            assert not re.search(r"/(?:work|root|home|tmp)/", path.read_text())
