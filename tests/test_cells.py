@@ -1,5 +1,6 @@
 """The cells themselves: against NumPy and Flax, how they start, and what they say they are."""
 
+import dataclasses
 import itertools
 import json
 
@@ -329,6 +330,25 @@ def test_a_description_is_plain_data_that_builds_the_cell_again(cell):
 def test_a_cell_prints_as_the_call_that_makes_it(cell):
     names = {name: getattr(jl, name) for name in dir(jl)} | vars(jl.initializers)
     assert eval(repr(cell), names) == cell
+
+
+def test_defaults_are_not_printed():
+    below = jl.lstm(input_size=8, hidden_size=4, forget_bias=0.0, param_dtype=np.float32)
+    cell = jl.stack(below, jl.rnn(input_size=4, hidden_size=2, activation="relu"))
+    assert repr(cell) == (
+        "stack(lstm(input_size=8, hidden_size=4, forget_bias=0.0), "
+        "rnn(input_size=4, hidden_size=2, activation='relu'))"
+    )
+
+
+def test_a_changed_copy_is_another_cell():
+    cell = CELLS["rnn"]
+    frozen = dataclasses.replace(cell, step=lambda params, carry, x: (carry, carry.hidden))
+    assert frozen != cell
+    params = cell.init(jax.random.key(0))
+    inputs = random_inputs(cell, T, dtype="float32")
+    assert jl.unroll(cell, params, inputs).outputs.any()
+    assert not jl.unroll(frozen, params, inputs).outputs.any()
 
 
 @pytest.mark.parametrize(

@@ -636,6 +636,18 @@ def test_inputs_of_any_floating_type_are_computed_in_the_type_of_the_parameters(
     assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {np.dtype("float32")}
 
 
+@pytest.mark.parametrize("given", ["float64", "int32", "bfloat16"])
+def test_a_carry_of_another_type_is_taken_in_the_type_of_the_cell(given):
+    cell = CELLS["lstm"]
+    params = random_params(cell, dtype="float32")
+    inputs = random_inputs(cell, B, T, dtype="float32")
+    ones = np.ones((B, 4))
+    out = run(cell, params, inputs, carry=jl.LSTMCarry(ones.astype(jnp.dtype(given)), ones))
+    assert {leaf.dtype for leaf in jax.tree.leaves(out)} == {np.dtype("float32")}
+    ones = jl.LSTMCarry(ones.astype("float32"), ones.astype("float32"))
+    equal(out, run(cell, params, inputs, carry=ones))
+
+
 def test_lists_and_numpy_are_inputs():
     cell = CELLS["rnn"]
     params, inputs = random_params(cell), [[1.0, 2.0, 3.0]]
