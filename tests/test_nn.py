@@ -21,6 +21,7 @@ LENGTHS = np.array([6, 2, 0])
 KINDS = {
     "rnn": functools.partial(jl.nn.SimpleRNN, I, H),
     "lstm": functools.partial(jl.nn.LSTM, I, H),
+    "gru": functools.partial(jl.nn.GRU, I, H),
     "stack": functools.partial(jl.nn.RNN, CELLS["stack"]),
 }
 every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)

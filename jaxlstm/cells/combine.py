@@ -1,6 +1,7 @@
 """Combinators: bigger cells out of smaller ones, as `optax.chain` is one for optimisers."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -149,6 +150,16 @@ class Bidirectional(NamedTuple):
     backward: Any
 
 
+MERGES: dict[str, Callable[[Any, Any], Any]] = {
+    "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
+    "sum": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "ave": lambda a, b: (a + b) / 2,
+    "none": lambda a, b: (a, b),
+}
+"""What can be done with the outputs of two directions."""
+
+
 @described
 def bidirectional(forward: Cell, backward: Cell, *, merge: str = "concat") -> Cell:
     """Run one cell from the first step to the last, another from the last to the first, and merge.
@@ -180,14 +191,7 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str = "concat") -> Ce
     """
     check_cell("forward", forward)
     check_cell("backward", backward)
-    merges = {
-        "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
-        "sum": lambda a, b: a + b,
-        "mul": lambda a, b: a * b,
-        "ave": lambda a, b: (a + b) / 2,
-        "none": lambda a, b: (a, b),
-    }
-    check_choice("merge", merge, merges)
+    check_choice("merge", merge, MERGES)
     if forward.input_shape != backward.input_shape:
         raise ValueError(
             f"`backward` must take inputs of shape {forward.input_shape}, got "
@@ -226,7 +230,7 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str = "concat") -> Ce
         b = unroll(
             backward, params.backward, x, carry=first[1], key=back, reverse=not reverse, **more
         )
-        outputs = merges[merge](a.outputs, b.outputs)
+        outputs = MERGES[merge](a.outputs, b.outputs)
         return outputs, Bidirectional(a.carry, b.carry), Bidirectional(a.carries, b.carries)
 
     return Cell(

@@ -148,7 +148,15 @@ def conv_lstm(
         )
         return product.reshape(*batch_shape, *product.shape[1:])
 
-    def step(params: ConvLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
+    def recur(hidden: Any, kernel: Array, compute: Any) -> Array:
+        if not isinstance(hidden, tuple):
+            return convolve(hidden.astype(compute), kernel, (1,) * dims, "same")
+        parts = zip(hidden, jnp.split(kernel, len(GATES), axis=-1), strict=True)
+        return jnp.concatenate([recur(h, block, compute) for h, block in parts], axis=-1)
+
+    def gated_step(
+        params: ConvLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
+    ) -> tuple[LSTMCarry, Array]:
         if x.shape[x.ndim - dims - 1 :] != tuple(input_shape):
             raise ValueError(
                 f"`x` must have shape [*batch, {', '.join(map(str, input_shape))}], got "
@@ -156,8 +164,7 @@ def conv_lstm(
             )
         compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
         z = convolve(x.astype(compute), params.kernel.astype(compute), stride, padding)
-        hidden, recurrent = carry.hidden.astype(compute), params.recurrent_kernel.astype(compute)
-        z = z + convolve(hidden, recurrent, (1,) * dims, "same")
+        z = z + recur(hidden, params.recurrent_kernel.astype(compute), compute)
         if params.bias is not None:
             z = z + jnp.broadcast_to(params.bias.astype(compute), z.shape)
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
@@ -174,7 +181,17 @@ def conv_lstm(
         new = sigma(o + look(2, cell)) * phi(cell).astype(compute)
         return LSTMCarry(new, cell), new
 
-    return Cell(init, initial_carry, step, tuple(input_shape))
+    def step(params: ConvLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
+        return gated_step(params, carry, x, carry.hidden)
+
+    return Cell(
+        init,
+        initial_carry,
+        step,
+        tuple(input_shape),
+        gated_step=gated_step,
+        gates=len(GATES),
+    )
 
 
 def _per_dimension(name: str, value: int | Sequence[int], dims: int) -> tuple[int, ...]:

@@ -75,12 +75,12 @@ def recurrent_dropout(cell: Cell, *, rate: float) -> Cell:
     share one mask: that broke convergence where it was tried.
 
     Args:
-        cell: a cell with a `gated_step`: the RNN, GRU and LSTM families.
+        cell: a cell with a `gated_step`: the RNN, GRU and LSTM families, convolutional ones too.
         rate: the probability of dropping a unit, in [0, 1).
 
     Returns:
         A `Cell` with the params of `cell` and the carry `Noisy(carry, masks)`, the masks
-        [*batch, gates, H].
+        [*batch, gates, *state].
 
     Raises:
         TypeError: when `cell` is no `Cell`.
@@ -100,15 +100,16 @@ def recurrent_dropout(cell: Cell, *, rate: float) -> Cell:
         raise ValueError(f"`cell` must have a `gated_step` for recurrent_dropout, got {cell!r}")
 
     def noise(key: Array, params: Params, carry: Carry, batch_shape: tuple[int, ...]) -> Array:
-        shape = (*batch_shape, cell.gates, carry.hidden.shape[-1])
+        shape = (*batch_shape, cell.gates, *carry.hidden.shape[len(batch_shape) :])
         return _mask(key, shape, rate, carry.hidden.dtype)
 
     def step(params: Params, carry: Noisy, x: Array) -> tuple[Noisy, Any]:
         if carry.noise is None:
             inner, output = cell.step(params, carry.carry, x)
         else:
-            seen = carry.carry.hidden[..., None, :] * carry.noise
-            seen = tuple(seen[..., gate, :] for gate in range(cell.gates))
+            axis = x.ndim - len(cell.input_shape)
+            seen = jnp.expand_dims(carry.carry.hidden, axis) * carry.noise
+            seen = tuple(jnp.take(seen, gate, axis) for gate in range(cell.gates))
             inner, output = gated_step(params, carry.carry, x, seen)
         return Noisy(inner, carry.noise), output
 
@@ -211,6 +212,27 @@ def weight_drop(cell: Cell, *, rate: float) -> Cell:
         return Noisy(inner, carry.noise), output
 
     return _noisy(cell, noise, step)
+
+
+def without_noise(carry: Carry) -> Carry:
+    """The carry of the cells within, for any nesting of stochastic cells."""
+    return jax.tree.map(
+        lambda node: without_noise(node.carry) if isinstance(node, Noisy) else node,
+        carry,
+        is_leaf=lambda node: isinstance(node, Noisy),
+    )
+
+
+def with_noise(carry: Carry, initial: Carry) -> Carry:
+    """A carry without noise, given the noise of an initial carry of the same cell."""
+    return jax.tree.map(
+        lambda node, inner: (
+            Noisy(with_noise(inner, node.carry), node.noise) if isinstance(node, Noisy) else inner
+        ),
+        initial,
+        carry,
+        is_leaf=lambda node: isinstance(node, Noisy),
+    )
 
 
 def _mask(key: Array, shape: tuple[int, ...], rate: float, dtype: Any) -> Array:

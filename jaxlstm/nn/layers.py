@@ -1,23 +1,13 @@
 """Layers by name: each only chooses the cell of an `RNN`, in the words of Keras."""
 
-from collections.abc import Callable
 from typing import Any, Unpack
 
 from flax import nnx
-from jax import Array
 
-from jaxlstm.cells import initializers, lstm, rnn
-from jaxlstm.cells.base import check_choice, check_size
+from jaxlstm.cells import gru, lstm, rnn
+from jaxlstm.cells.base import check_size
+from jaxlstm.nn.keras import Initializer, dropped, forget_initializer, named
 from jaxlstm.nn.rnn import RNN, Options
-
-Initializer = str | Callable[..., Array]
-INITIALIZERS = {
-    "glorot_uniform": initializers.glorot_uniform(),
-    "orthogonal": initializers.orthogonal(),
-    "identity": initializers.identity(),
-    "zeros": initializers.constant(value=0.0),
-    "ones": initializers.constant(value=1.0),
-}
 
 
 class LSTM(RNN):
@@ -35,7 +25,11 @@ class LSTM(RNN):
             "zeros", "ones".
         recurrent_initializer: of each gate's block of `recurrent_kernel` [H, 4H]. "orthogonal" is
             orthogonal per gate; the way of Keras is `initializers.orthogonal(joint=True)`.
+            Initialisers wrapped in `nnx.with_partitioning` give their metadata to the parameters.
         bias_initializer: of `bias` [4H].
+        dropout: the rate at which features of the inputs are dropped, one mask a sequence, where a
+            call brings `key` or `rngs`.
+        recurrent_dropout: likewise of what each gate sees of the last output, one mask a gate.
         param_dtype: type of the parameters.
         dtype: type of the computation and the outputs; that of the parameters if None.
         cell_dtype: type of the memory; that of the parameters if None.
@@ -44,7 +38,7 @@ class LSTM(RNN):
 
     Raises:
         TypeError: when a size is no int, or another argument of the wrong type.
-        ValueError: when a size is not positive, or a name is unknown.
+        ValueError: when a size is not positive, a rate not in [0, 1), or a name is unknown.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
@@ -72,6 +66,8 @@ class LSTM(RNN):
         kernel_initializer: Initializer = "glorot_uniform",
         recurrent_initializer: Initializer = "orthogonal",
         bias_initializer: Initializer = "zeros",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         param_dtype: Any = "float32",
         dtype: Any = None,
         cell_dtype: Any = None,
@@ -80,23 +76,26 @@ class LSTM(RNN):
     ):
         check_size("in_features", in_features)
         check_size("units", units)
-        bias_init = initializer(bias_initializer, "bias_initializer")
-        if unit_forget_bias and not getattr(bias_init, "joint", False):
-            bias_init = initializers.forget_bias(value=1.0, others=bias_init)
+        draw, options = named(
+            options,
+            kernel=("kernel_initializer", kernel_initializer),
+            recurrent_kernel=("recurrent_initializer", recurrent_initializer),
+            bias=("bias_initializer", bias_initializer),
+        )
         cell = lstm(
             input_size=in_features,
             hidden_size=units,
             activation=activation,
             recurrent_activation=recurrent_activation,
             use_bias=use_bias,
-            kernel_init=initializer(kernel_initializer, "kernel_initializer"),
-            recurrent_init=initializer(recurrent_initializer, "recurrent_initializer"),
-            bias_init=bias_init,
+            kernel_init=draw["kernel"],
+            recurrent_init=draw["recurrent_kernel"],
+            bias_init=forget_initializer(draw["bias"], unit_forget_bias),
             param_dtype=param_dtype,
             dtype=dtype,
             cell_dtype=cell_dtype,
         )
-        super().__init__(cell, rngs=rngs, **options)
+        super().__init__(dropped(cell, dropout, recurrent_dropout), rngs=rngs, **options)
 
     kernel = property(lambda self: self.weights.kernel, doc="`nnx.Param` [I, 4H].")
     recurrent_kernel = property(
@@ -116,6 +115,8 @@ class SimpleRNN(RNN):
         kernel_initializer: of `kernel` [I, H], a name or a function, as for `LSTM`.
         recurrent_initializer: of `recurrent_kernel` [H, H].
         bias_initializer: of `bias` [H].
+        dropout: of the inputs, as for `LSTM`.
+        recurrent_dropout: of the last output, as for `LSTM`.
         param_dtype: type of the parameters.
         dtype: type of the computation and the outputs; that of the parameters if None.
         rngs: draws the parameters.
@@ -123,7 +124,7 @@ class SimpleRNN(RNN):
 
     Raises:
         TypeError: when a size is no int, or another argument of the wrong type.
-        ValueError: when a size is not positive, or a name is unknown.
+        ValueError: when a size is not positive, a rate not in [0, 1), or a name is unknown.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
@@ -144,6 +145,8 @@ class SimpleRNN(RNN):
         kernel_initializer: Initializer = "glorot_uniform",
         recurrent_initializer: Initializer = "orthogonal",
         bias_initializer: Initializer = "zeros",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         param_dtype: Any = "float32",
         dtype: Any = None,
         rngs: nnx.Rngs,
@@ -151,18 +154,24 @@ class SimpleRNN(RNN):
     ):
         check_size("in_features", in_features)
         check_size("units", units)
+        draw, options = named(
+            options,
+            kernel=("kernel_initializer", kernel_initializer),
+            recurrent_kernel=("recurrent_initializer", recurrent_initializer),
+            bias=("bias_initializer", bias_initializer),
+        )
         cell = rnn(
             input_size=in_features,
             hidden_size=units,
             activation=activation,
             use_bias=use_bias,
-            kernel_init=initializer(kernel_initializer, "kernel_initializer"),
-            recurrent_init=initializer(recurrent_initializer, "recurrent_initializer"),
-            bias_init=initializer(bias_initializer, "bias_initializer"),
+            kernel_init=draw["kernel"],
+            recurrent_init=draw["recurrent_kernel"],
+            bias_init=draw["bias"],
             param_dtype=param_dtype,
             dtype=dtype,
         )
-        super().__init__(cell, rngs=rngs, **options)
+        super().__init__(dropped(cell, dropout, recurrent_dropout), rngs=rngs, **options)
 
     kernel = property(lambda self: self.weights.kernel, doc="`nnx.Param` [I, H].")
     recurrent_kernel = property(
@@ -171,11 +180,89 @@ class SimpleRNN(RNN):
     bias = property(lambda self: self.weights.bias, doc="`nnx.Param` [H], or None.")
 
 
-def initializer(value: Initializer, argument: str) -> Callable[..., Array]:
-    """Look an initialiser up by name; `argument` is what the error calls it."""
-    if isinstance(value, str):
-        check_choice(argument, value, INITIALIZERS)
-        return INITIALIZERS[value]
-    if not callable(value):
-        raise TypeError(f"`{argument}` must be a name or a function, got {value!r}")
-    return value
+class GRU(RNN):
+    """Gated recurrent unit; the equations are those of `jaxlstm.gru`.
+
+    The blocks of the kernels are in the order r, z, n; Keras has z, r, n.
+
+    Args:
+        in_features: I, the number of features of an input.
+        units: H, the number of units.
+        activation: of the candidate: "tanh", "relu", "identity" or "sigmoid".
+        recurrent_activation: of the gates.
+        use_bias: whether there are biases.
+        reset_after: whether the reset gate acts after the product with the recurrent kernel, with a
+            second bias, or before it.
+        kernel_initializer: of `kernel` [I, 3H], a name or a function, as for `LSTM`.
+        recurrent_initializer: of each gate's block of `recurrent_kernel` [H, 3H].
+        bias_initializer: of `bias` and `recurrent_bias` [3H].
+        dropout: of the inputs, as for `LSTM`.
+        recurrent_dropout: of what each gate sees of the last output, as for `LSTM`.
+        param_dtype: type of the parameters.
+        dtype: type of the computation and the outputs; that of the parameters if None.
+        rngs: draws the parameters.
+        **options: `return_sequences`, `return_state`, `go_backwards` and the others of `RNN`.
+
+    Raises:
+        TypeError: when a size is no int, or another argument of the wrong type.
+        ValueError: when a size is not positive, a rate not in [0, 1), or a name is unknown.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxlstm as jl
+        >>> from flax import nnx
+        >>> layer = jl.nn.GRU(8, 4, return_sequences=True, return_state=True, rngs=nnx.Rngs(0))
+        >>> outputs, hidden = layer(jnp.ones((32, 10, 8)))
+        >>> outputs.shape, hidden.shape, layer.recurrent_bias.shape
+        ((32, 10, 4), (32, 4), (12,))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        units: int,
+        *,
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
+        use_bias: bool = True,
+        reset_after: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        recurrent_initializer: Initializer = "orthogonal",
+        bias_initializer: Initializer = "zeros",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        param_dtype: Any = "float32",
+        dtype: Any = None,
+        rngs: nnx.Rngs,
+        **options: Unpack[Options],
+    ):
+        check_size("in_features", in_features)
+        check_size("units", units)
+        draw, options = named(
+            options,
+            kernel=("kernel_initializer", kernel_initializer),
+            recurrent_kernel=("recurrent_initializer", recurrent_initializer),
+            bias=("bias_initializer", bias_initializer),
+        )
+        cell = gru(
+            input_size=in_features,
+            hidden_size=units,
+            reset_after=reset_after,
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            use_bias=use_bias,
+            kernel_init=draw["kernel"],
+            recurrent_init=draw["recurrent_kernel"],
+            bias_init=draw["bias"],
+            param_dtype=param_dtype,
+            dtype=dtype,
+        )
+        super().__init__(dropped(cell, dropout, recurrent_dropout), rngs=rngs, **options)
+
+    kernel = property(lambda self: self.weights.kernel, doc="`nnx.Param` [I, 3H].")
+    recurrent_kernel = property(
+        lambda self: self.weights.recurrent_kernel, doc="`nnx.Param` [H, 3H]."
+    )
+    bias = property(lambda self: self.weights.bias, doc="`nnx.Param` [3H], or None.")
+    recurrent_bias = property(
+        lambda self: self.weights.recurrent_bias, doc="`nnx.Param` [3H], or None."
+    )

@@ -1,5 +1,6 @@
 """The one recurrent layer: any cell over time, as a Flax NNX module."""
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import jax
@@ -8,7 +9,8 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxlstm.cells import Cell
-from jaxlstm.cells.base import Carry, Params, check_cell, check_size
+from jaxlstm.cells.base import Carry, Params, check_cell, check_size, start
+from jaxlstm.cells.noise import with_noise, without_noise
 from jaxlstm.cells.trees import check_tree, layout
 from jaxlstm.unroll import unroll as run
 from jaxlstm.unroll.checks import check_array, check_bool, check_inputs, chunk_length
@@ -22,9 +24,15 @@ class Options(TypedDict, total=False):
     go_backwards: bool
     zero_output_for_mask: bool
     time_major: bool
+    stateful: bool
     truncate: int | None
     remat: str | int
     unroll: int
+    metadata: Mapping[str, Mapping[str, Any]]
+
+
+class RNNState(nnx.Variable):
+    """A part of the carry that a stateful layer goes on from."""
 
 
 class RNN(nnx.Module):
@@ -45,19 +53,25 @@ class RNN(nnx.Module):
         zero_output_for_mask: what a masked step gives among the sequences: zeros, or else the last
             valid output (zeros before the first).
         time_major: inputs, masks and sequences lead with time: `[T, B, …]`.
+        stateful: begin each call with the carry that the last one ended with, until `reset_state`.
+            The carry is kept in `state`, so `nnx.jit` hands it on; under plain `jax.jit` return the
+            layer beside the outputs.
         truncate: stop gradients through time every so many steps, as in `jaxlstm.unroll`.
         remat: memory for time in the backward pass, as in `jaxlstm.unroll`.
         unroll: steps in one turn of the compiled loop, as in `jaxlstm.unroll`.
+        metadata: of the parameters by name, given to their `nnx.Param`s, for instance
+            `{"kernel": {"out_sharding": (None, "model")}}`.
         rngs: draws the parameters, from its stream `params`; not kept.
 
     Attributes:
         cell: the cell.
         weights: the parameters, an `nnx.Param` in the place of every array of `cell.init`.
         params: the same pytree of plain arrays, as `cell.step` and `jaxlstm.unroll` take it.
+        state: the carry of a stateful layer, an `RNNState` in the place of every array; or None.
 
     Raises:
         TypeError: when an argument is of the wrong type.
-        ValueError: when an option is out of range.
+        ValueError: when an option is out of range, or no parameter has a name in `metadata`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -86,9 +100,11 @@ class RNN(nnx.Module):
         go_backwards: bool = False,
         zero_output_for_mask: bool = False,
         time_major: bool = False,
+        stateful: bool = False,
         truncate: int | None = None,
         remat: str | int = "none",
         unroll: int = 1,
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
         rngs: nnx.Rngs,
     ):
         check_cell("cell", cell)
@@ -98,6 +114,7 @@ class RNN(nnx.Module):
             ("go_backwards", go_backwards),
             ("zero_output_for_mask", zero_output_for_mask),
             ("time_major", time_major),
+            ("stateful", stateful),
         ):
             check_bool(name, flag)
         if cell.run is not None and not return_sequences:
@@ -107,25 +124,24 @@ class RNN(nnx.Module):
             check_size("truncate", truncate)
         chunk_length(remat, 1)
         check_size("unroll", unroll)
-        if not isinstance(rngs, nnx.Rngs):
-            raise TypeError(f"`rngs` must be a flax.nnx.Rngs, got {rngs!r}")
+        check_rngs(rngs)
         self.cell = cell
         self.return_sequences = return_sequences
         self.return_state = return_state
         self.go_backwards = go_backwards
         self.zero_output_for_mask = zero_output_for_mask
         self.time_major = time_major
+        self.stateful = stateful
         self.truncate = truncate
         self.remat = remat
         self.unroll = unroll
-        self.weights = nnx.data(jax.tree.map(nnx.Param, cell.init(rngs.params())))
+        self.weights = nnx.data(_variables(cell.init(rngs.params()), metadata or {}))
+        self.state = nnx.data(None)
 
     @property
     def params(self) -> Params:
         """The parameters as plain arrays, in the pytree of `cell.init`."""
-        return jax.tree.map(
-            lambda param: param[...], self.weights, is_leaf=lambda x: isinstance(x, nnx.Param)
-        )
+        return plain_arrays(self.weights)
 
     def __call__(
         self,
@@ -136,6 +152,7 @@ class RNN(nnx.Module):
         resets: Array | None = None,
         initial_state: Any = None,
         key: Array | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
     ) -> Any:
         """Run the cell over `inputs`.
 
@@ -145,27 +162,27 @@ class RNN(nnx.Module):
             lengths: `[*batch]` int, the number of valid steps of each sequence.
             resets: `[*batch, T]` bool, true where a new sequence begins.
             initial_state: the carry to begin with, or its arrays in a list, as `return_state` gives
-                them; zeros if None.
-            key: randomness for cells that drop out; without a key nothing is dropped.
+                them; if None, the carried state of a stateful layer, or else zeros.
+            key: randomness for cells that drop out. Without `key` and `rngs` nothing is dropped.
+            rngs: draws the key, from its stream `dropout`.
 
         Returns:
             The outputs, or with `return_state` a tuple of the outputs and the parts of the carry
-            after the last valid step. Without `return_sequences` a sequence that has no valid step
-            gives zeros.
+            after the last valid step, without the noise of cells that drop out. Without
+            `return_sequences` a sequence that has no valid step gives zeros.
 
         Raises:
             TypeError, ValueError: when an argument does not fit; the message names it.
         """
         params, inputs = self.params, check_array("inputs", inputs)
         batch_shape, _ = check_inputs(self.cell, inputs, self.time_major)
-        axis = 0 if self.time_major else len(batch_shape)
-        if initial_state is not None:
-            initial_state = self._carry(initial_state, batch_shape)
+        axis = self.time_axis(inputs.ndim)
+        key = _key(key, rngs)
         outputs, carry, _ = run(
             self.cell,
             params,
             inputs,
-            carry=initial_state,
+            carry=self._first(initial_state, batch_shape, key),
             lengths=lengths,
             mask=mask,
             resets=resets,
@@ -177,6 +194,9 @@ class RNN(nnx.Module):
             unroll=self.unroll,
             key=key,
         )
+        carry = without_noise(carry)
+        if self.stateful:
+            self._keep(carry)
         if self.go_backwards:
             outputs = jax.tree.map(lambda leaf: jnp.flip(leaf, axis), outputs)
         if not self.return_sequences:
@@ -185,20 +205,98 @@ class RNN(nnx.Module):
             return outputs
         return (outputs, *carry) if isinstance(carry, tuple) else (outputs, carry)
 
+    def time_axis(self, ndim: int) -> int:
+        """Which axis of inputs with so many dimensions is time."""
+        return 0 if self.time_major else ndim - 1 - len(self.cell.input_shape)
+
+    def reset_state(self) -> None:
+        """Let a stateful layer begin anew with the next call, with any batch shape."""
+        self.state = nnx.data(None)
+
     @property
     def _zero_masked(self) -> bool:
         # The last valid output is the one held to the end, whatever the sequences show.
         return self.zero_output_for_mask and self.return_sequences
 
-    def _carry(self, state: Any, batch_shape: tuple[int, ...]) -> Carry:
-        """The state given, be it a carry or a list of its arrays, as a carry."""
-        initial = jax.eval_shape(lambda: self.cell.initial_carry(self.params, batch_shape))
-        leaves, structure = jax.tree.leaves(state), jax.tree.structure(initial)
+    def _first(self, state: Any, batch_shape: tuple[int, ...], key: Array | None) -> Carry | None:
+        """The carry to begin with, noise and all; None for that of the cell."""
+        if state is None and self.state is None:
+            return None
+        initial = start(self.cell, self.params, batch_shape, key)
+        plain = without_noise(initial)
+        if state is None:
+            state = plain_arrays(self.state)
+            if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, plain):
+                raise ValueError(
+                    f"`inputs` must have the batch shape of the state that is carried, "
+                    f"{layout(state)}, got {list(batch_shape)}: call `reset_state` first"
+                )
+        leaves, structure = jax.tree.leaves(state), jax.tree.structure(plain)
         if len(leaves) != structure.num_leaves:
-            raise ValueError(f"`initial_state` must be {layout(initial)}, got {layout(state)}")
+            raise ValueError(f"`initial_state` must be {layout(plain)}, got {layout(state)}")
         carry = jax.tree.unflatten(structure, leaves)
-        check_tree("initial_state", carry, initial)
-        return carry
+        check_tree("initial_state", carry, plain)
+        return with_noise(carry, initial)
+
+    def _keep(self, carry: Carry) -> None:
+        """Keep the carry for the next call."""
+        if self.state is None:
+            self.state = nnx.data(jax.tree.map(RNNState, carry))
+            return
+        kept = jax.tree.leaves(self.state, is_leaf=lambda x: isinstance(x, RNNState))
+        for variable, value in zip(kept, jax.tree.leaves(carry), strict=True):
+            variable[...] = value
+
+
+def plain_arrays(tree: Any) -> Any:
+    """A pytree of variables as a pytree of their arrays."""
+    return jax.tree.map(lambda v: v[...], tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def fresh(layer: RNN, rngs: nnx.Rngs) -> RNN:
+    """A layer like another, with weights of its own."""
+    new = nnx.clone(layer)
+    variables = jax.tree.leaves(new.weights, is_leaf=lambda x: isinstance(x, nnx.Param))
+    drawn = jax.tree.leaves(layer.cell.init(rngs.params()))
+    for variable, value in zip(variables, drawn, strict=True):
+        variable[...] = value
+    return new
+
+
+def count_states(layer: RNN) -> int:
+    """The number of arrays in the carry of a layer."""
+    return len(jax.tree.leaves(jax.eval_shape(layer.cell.initial_carry, layer.params)))
+
+
+def check_rngs(rngs: Any) -> nnx.Rngs:
+    """Refuse what draws no parameters."""
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"`rngs` must be a flax.nnx.Rngs, got {rngs!r}")
+    return rngs
+
+
+def _variables(params: Params, metadata: Mapping[str, Mapping[str, Any]]) -> Any:
+    """An `nnx.Param` for every array, with the metadata of its name."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+    names = [str(getattr(path[-1], "name", "")) if path else "" for path, _ in leaves]
+    for name in metadata:
+        if name not in names:
+            raise ValueError(f"`metadata` must name parameters among {names}, got {name!r}")
+    variables = [
+        nnx.Param(leaf, **metadata.get(name, {}))
+        for name, (_, leaf) in zip(names, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, variables)
+
+
+def _key(key: Array | None, rngs: Any) -> Array | None:
+    if rngs is None:
+        return key
+    if key is not None:
+        raise ValueError("`key` and `rngs` both bring randomness: give one of them")
+    if not isinstance(rngs, nnx.Rngs | nnx.RngStream):
+        raise TypeError(f"`rngs` must be a flax.nnx.Rngs or RngStream, got {rngs!r}")
+    return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs()
 
 
 def _last(outputs: Array, axis: int) -> Array:

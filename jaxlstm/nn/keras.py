@@ -1,0 +1,98 @@
+"""What Keras calls things: initialisers by name, dropout as an argument of the layer."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxlstm.cells import Cell, dropout, initializers, recurrent_dropout
+from jaxlstm.cells.base import check_choice
+
+Initializer = str | Callable[..., Any]
+INITIALIZERS = {
+    "glorot_uniform": initializers.glorot_uniform(),
+    "orthogonal": initializers.orthogonal(),
+    "identity": initializers.identity(),
+    "zeros": initializers.constant(value=0.0),
+    "ones": initializers.constant(value=1.0),
+}
+
+
+def named(options: Any, **given: tuple[str, Initializer]) -> tuple[dict[str, Any], Any]:
+    """Look the initialisers of a layer up.
+
+    Args:
+        options: the keyword arguments of `RNN`.
+        **given: for each parameter the argument's name, and its value.
+
+    Returns:
+        A function `(key, shape, dtype) -> Array` for each parameter, and the options with the
+        metadata of initialisers that were wrapped by `nnx.with_partitioning`.
+    """
+    draw, metadata = {}, {}
+    for parameter, (argument, value) in given.items():
+        draw[parameter] = initializer(value, argument)
+        if found := _metadata(draw[parameter]):
+            draw[parameter] = _Bare(draw[parameter])
+            metadata[parameter] = found
+    if not metadata:
+        return draw, options
+    return draw, {**options, "metadata": {**metadata, **options.get("metadata", {})}}
+
+
+def initializer(value: Initializer, argument: str) -> Callable[..., Any]:
+    """Look an initialiser up by name; `argument` is what the error calls it."""
+    if isinstance(value, str):
+        check_choice(argument, value, INITIALIZERS)
+        return INITIALIZERS[value]
+    if not callable(value):
+        raise TypeError(f"`{argument}` must be a name or a function, got {value!r}")
+    return value
+
+
+def forget_initializer(bias: Callable[..., Array], unit_forget_bias: bool) -> Callable[..., Array]:
+    """The initialiser of an LSTM's bias, with ones for the forget gate where that is asked for."""
+    if unit_forget_bias and not getattr(bias, "joint", False):
+        return initializers.forget_bias(value=1.0, others=bias)
+    return bias
+
+
+def dropped(cell: Cell, inputs: float, recurrent: float) -> Cell:
+    """A cell that drops out as the layers of Keras do: one mask a sequence, and one a gate."""
+    # A rate that is no number is refused by the combinator, which names it.
+    if recurrent != 0:
+        cell = _renamed("recurrent_dropout", recurrent_dropout, cell, rate=recurrent)
+    if inputs != 0:
+        cell = _renamed("dropout", dropout, cell, rate=inputs, constant=True)
+    return cell
+
+
+def _renamed(argument: str, combinator: Callable[..., Cell], cell: Cell, **options: Any) -> Cell:
+    try:
+        return combinator(cell, **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("`rate`", f"`{argument}`")) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bare:
+    """An initialiser without the metadata that it was wrapped with."""
+
+    wrapped: Callable[..., Any]
+
+    def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = "float32") -> Array:
+        return self.wrapped(key, shape, dtype).raw_value
+
+
+def _metadata(init: Callable[..., Any]) -> dict[str, Any]:
+    """The metadata that a wrapped initialiser gives to its variable."""
+    if isinstance(init, initializers.Initializer):
+        return {}
+    drawn: list[Any] = []
+    jax.eval_shape(lambda key: drawn.append(init(key, (4, 4), jnp.float32)), jax.random.key(0))
+    wrapped = drawn[0]
+    return dict(wrapped.metadata) if isinstance(wrapped, nnx.VariableMetadata) else {}

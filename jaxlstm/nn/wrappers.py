@@ -1,0 +1,233 @@
+"""Layers made of layers: both directions, and one on top of the other."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxlstm.cells.base import check_choice
+from jaxlstm.cells.combine import MERGES
+from jaxlstm.nn.rnn import RNN, check_rngs, count_states, fresh
+
+
+class Bidirectional(nnx.Module):
+    """One layer from the first step to the last, another back, and their outputs merged.
+
+    With `return_sequences` each step has what the two directions gave there; without it, what each
+    gave at the end of its way. Each travels within the valid steps of each sequence. Schuster &
+    Paliwal (1997), "Bidirectional recurrent neural networks"; the interface of Keras.
+
+    Args:
+        layer: the layer that runs forward, an `RNN` such as `LSTM`.
+        backward_layer: the one that runs backward, with `go_backwards=True`; if None, one like
+            `layer` with weights of its own.
+        merge_mode: "concat" on the last axis, "sum", "mul", "ave", or None for both outputs.
+        rngs: draws the weights of the backward layer where none is given.
+
+    Attributes:
+        forward_layer: the layer that runs forward.
+        backward_layer: the one that runs backward.
+
+    Raises:
+        TypeError: when a layer is no `RNN`, or `rngs` is missing.
+        ValueError: when the two layers do not go opposite ways or return different things, or the
+            merge is unknown.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxlstm as jl
+        >>> from flax import nnx
+        >>> rngs = nnx.Rngs(0)
+        >>> layer = jl.nn.Bidirectional(jl.nn.LSTM(8, 4, return_state=True, rngs=rngs), rngs=rngs)
+        >>> outputs, hidden, cell, back_hidden, back_cell = layer(jnp.ones((32, 10, 8)))
+        >>> outputs.shape, back_cell.shape
+        ((32, 8), (32, 4))
+    """
+
+    def __init__(
+        self,
+        layer: RNN,
+        backward_layer: RNN | None = None,
+        *,
+        merge_mode: str | None = "concat",
+        rngs: nnx.Rngs | None = None,
+    ):
+        _check_layer("layer", layer, RNN)
+        check_choice("merge_mode", "none" if merge_mode is None else merge_mode, MERGES)
+        if backward_layer is None:
+            backward_layer = fresh(layer, check_rngs(rngs))
+            backward_layer.go_backwards = not layer.go_backwards
+        _check_layer("backward_layer", backward_layer, RNN)
+        for name, wanted in (
+            ("go_backwards", not layer.go_backwards),
+            ("return_sequences", layer.return_sequences),
+            ("return_state", layer.return_state),
+            ("time_major", layer.time_major),
+        ):
+            if (given := getattr(backward_layer, name)) != wanted:
+                raise ValueError(f"`backward_layer` must have `{name}={wanted}`, got {given}")
+        self.forward_layer = layer
+        self.backward_layer = backward_layer
+        self.merge_mode = merge_mode
+
+    return_sequences = property(lambda self: self.forward_layer.return_sequences)
+    return_state = property(lambda self: self.forward_layer.return_state)
+    go_backwards = property(lambda self: self.forward_layer.go_backwards)
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_state: Any = None,
+        key: Array | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        **ragged: Any,
+    ) -> Any:
+        """Run both directions over `inputs`.
+
+        Args:
+            inputs: `[*batch, T, *input_shape]`, or time-major; floating point.
+            initial_state: the states to begin with, those of the forward layer before those of the
+                backward layer, as `return_state` gives them; zeros if None.
+            key: randomness for layers that drop out.
+            rngs: draws the key, from its stream `dropout`.
+            **ragged: `mask`, `lengths` and `resets`, as for `RNN`.
+
+        Returns:
+            The merged outputs, or with `return_state` a tuple of them and the parts of both
+            carries. With `merge_mode=None` the two outputs stand in the place of one.
+
+        Raises:
+            TypeError, ValueError: when an argument does not fit; the message names it.
+        """
+        layers = (self.forward_layer, self.backward_layer)
+        keys = (None, None) if key is None else jax.random.split(key)
+        states = _split("initial_state", initial_state, layers)
+        found = [
+            layer(inputs, initial_state=state, key=k, rngs=rngs, **ragged)
+            for layer, state, k in zip(layers, states, keys, strict=True)
+        ]
+        (ahead, *ahead_state), (back, *back_state) = (
+            each if self.return_state else (each,) for each in found
+        )
+        if self.return_sequences:
+            axis = self.forward_layer.time_axis(jnp.ndim(inputs))
+            back = jax.tree.map(lambda leaf: jnp.flip(leaf, axis), back)
+        merged = MERGES[self.merge_mode or "none"](ahead, back)
+        if not self.return_state:
+            return merged
+        outputs = merged if self.merge_mode is None else (merged,)
+        return (*outputs, *ahead_state, *back_state)
+
+    def reset_state(self) -> None:
+        """Let stateful layers begin anew with the next call."""
+        self.forward_layer.reset_state()
+        self.backward_layer.reset_state()
+
+
+class Stacked(nnx.Module):
+    """Layers on top of each other: each reads the sequences of the one below.
+
+    Args:
+        *layers: from the input upwards, `RNN`s or `Bidirectional`s. All but the last must return
+            sequences, in the order of the inputs.
+
+    Attributes:
+        layers: the layers, in an `nnx.List`.
+
+    Raises:
+        TypeError: when one is no layer.
+        ValueError: when there is none, or one below the last returns no sequences.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxlstm as jl
+        >>> from flax import nnx
+        >>> rngs = nnx.Rngs(0)
+        >>> layer = jl.nn.Stacked(
+        ...     jl.nn.LSTM(8, 16, return_sequences=True, rngs=rngs), jl.nn.GRU(16, 4, rngs=rngs)
+        ... )
+        >>> layer(jnp.ones((32, 10, 8)), lengths=jnp.full(32, 7)).shape
+        (32, 4)
+    """
+
+    def __init__(self, *layers: RNN | Bidirectional):
+        if not layers:
+            raise ValueError("`layers` must hold at least one layer, got none")
+        for index, layer in enumerate(layers):
+            name = f"layers[{index}]"
+            _check_layer(name, layer, RNN | Bidirectional)
+            if index == len(layers) - 1:
+                continue
+            if not layer.return_sequences:
+                raise ValueError(f"`{name}` must have `return_sequences=True`, got False")
+            if layer.go_backwards:
+                raise ValueError(f"`{name}` must have `go_backwards=False`, got True")
+            if isinstance(layer, Bidirectional) and layer.merge_mode is None:
+                raise ValueError(f"`{name}` must have a `merge_mode`, got None")
+        self.layers = nnx.List(layers)
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_state: Any = None,
+        key: Array | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        **ragged: Any,
+    ) -> Any:
+        """Run the layers over `inputs`.
+
+        Args:
+            inputs: what the first layer takes.
+            initial_state: the states to begin with, one entry for each layer; zeros if None.
+            key: randomness for layers that drop out.
+            rngs: draws the key, from its stream `dropout`.
+            **ragged: `mask`, `lengths` and `resets`, as for `RNN`, for every layer.
+
+        Returns:
+            What the last layer returns. If any layer has `return_state`, a tuple of its outputs and
+            the state of each such layer, a tuple each.
+
+        Raises:
+            TypeError, ValueError: when an argument does not fit; the message names it.
+        """
+        count = len(self.layers)
+        keys = [None] * count if key is None else list(jax.random.split(key, count))
+        if initial_state is not None and len(initial_state) != count:
+            raise ValueError(
+                f"`initial_state` must have an entry for each of {count} layers, got "
+                f"{len(initial_state)}"
+            )
+        given = [None] * count if initial_state is None else initial_state
+        states = []
+        for layer, state, k in zip(self.layers, given, keys, strict=True):
+            inputs = layer(inputs, initial_state=state, key=k, rngs=rngs, **ragged)
+            if layer.return_state:
+                inputs, *parts = inputs
+                states.append(tuple(parts))
+        return (inputs, *states) if states else inputs
+
+    def reset_state(self) -> None:
+        """Let stateful layers begin anew with the next call."""
+        for layer in self.layers:
+            layer.reset_state()
+
+
+def _check_layer(name: str, layer: Any, kinds: Any) -> None:
+    if not isinstance(layer, kinds):
+        raise TypeError(f"`{name}` must be a layer such as `jl.nn.LSTM`, got {layer!r}")
+
+
+def _split(name: str, state: Any, layers: tuple[RNN, RNN]) -> tuple[Any, Any]:
+    """The states of two layers, out of the arrays of both in a row."""
+    if state is None:
+        return None, None
+    leaves = jax.tree.leaves(state)
+    first, second = (count_states(layer) for layer in layers)
+    if len(leaves) != first + second:
+        raise ValueError(
+            f"`{name}` must have {first} arrays of the forward layer and {second} of the backward "
+            f"layer, got {len(leaves)}"
+        )
+    return leaves[:first], leaves[first:]
