@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all lint install clean
+.PHONY: run test test-all abilities lint install clean
 
 run: install
 	$(BIN)/jaxlstm study configs/studies/vanishing.toml
@@ -14,6 +14,9 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -q -n auto -m ''
+
+abilities: install
+	$(BIN)/python -m pytest -q -n auto -m ability --abilities docs/abilities.md
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -6,27 +6,39 @@ import numpy as np
 
 import jaxlstm as jl
 
-I = {"input_size": 3}
-CELLS = {
-    "rnn": jl.rnn(**I, hidden_size=4),
-    "indrnn": jl.indrnn(**I, hidden_size=4, activation="tanh"),
-    "lstm": jl.lstm(**I, hidden_size=4),
-    "lstm-coupled-peepholes": jl.lstm(**I, hidden_size=4, coupled=True, peepholes=True),
-    "lstm-full-gate-recurrence": jl.lstm(**I, hidden_size=2, full_gate_recurrence=True),
-    "lstmp": jl.lstmp(**I, hidden_size=4, projection_size=2),
-    "layer-norm-lstm": jl.layer_norm_lstm(**I, hidden_size=4),
-    "lstm-1997": jl.lstm_1997(**I, blocks=2, block_size=2, truncated=False),
-    "conv-lstm": jl.conv_lstm(input_shape=(4, 2), filters=2, peepholes=True),
-    "gru": jl.gru(**I, hidden_size=4),
-    "gru-reset-before": jl.gru(**I, hidden_size=4, reset_after=False),
-    "mgu": jl.mgu(**I, hidden_size=4),
-    "slstm": jl.slstm(**I, hidden_size=4),
-    "mlstm": jl.mlstm(**I, hidden_size=4, heads=2),
-    "min-lstm": jl.min_lstm(**I, hidden_size=4),
-    "min-gru": jl.min_gru(**I, hidden_size=4),
-    "stack": jl.stack(jl.lstm(**I, hidden_size=4), jl.rnn(input_size=4, hidden_size=2)),
-    "residual": jl.residual(jl.gru(**I, hidden_size=3)),
-}
+
+def table(**types):
+    """Every cell and combinator that can be stepped, with `dtype=` for instance."""
+    I, S = {"input_size": 3, **types}, {"input_size": 4, **types}
+    lstm = jl.lstm(**I, hidden_size=4)
+    return {
+        "rnn": jl.rnn(**I, hidden_size=4),
+        "indrnn": jl.indrnn(**I, hidden_size=4, activation="tanh"),
+        "lstm": lstm,
+        "lstm-coupled-peepholes": jl.lstm(**I, hidden_size=4, coupled=True, peepholes=True),
+        "lstm-full-gate-recurrence": jl.lstm(**I, hidden_size=2, full_gate_recurrence=True),
+        "lstmp": jl.lstmp(**I, hidden_size=4, projection_size=2),
+        "layer-norm-lstm": jl.layer_norm_lstm(**I, hidden_size=4),
+        "lstm-1997": jl.lstm_1997(**I, blocks=2, block_size=2, truncated=False),
+        "conv-lstm": jl.conv_lstm(input_shape=(4, 2), filters=2, peepholes=True, **types),
+        "gru": jl.gru(**I, hidden_size=4),
+        "gru-reset-before": jl.gru(**I, hidden_size=4, reset_after=False),
+        "mgu": jl.mgu(**I, hidden_size=4),
+        "slstm": jl.slstm(**I, hidden_size=4),
+        "mlstm": jl.mlstm(**I, hidden_size=4, heads=2),
+        "min-lstm": jl.min_lstm(**I, hidden_size=4),
+        "min-gru": jl.min_gru(**I, hidden_size=4),
+        "stack": jl.stack(lstm, jl.rnn(**S, hidden_size=2)),
+        "residual": jl.residual(jl.gru(**I, hidden_size=3)),
+        "dropout": jl.dropout(lstm, rate=0.5),
+        "recurrent-dropout": jl.recurrent_dropout(lstm, rate=0.5),
+        "zoneout": jl.zoneout(lstm),
+        "weight-drop": jl.weight_drop(lstm, rate=0.5),
+    }
+
+
+CELLS = table()
+HALF = table(dtype="bfloat16")
 CORE = {name: CELLS[name] for name in ("rnn", "lstm", "stack")}
 
 

@@ -2,6 +2,7 @@
 
 import os
 
+import abilities
 import jax
 import pytest
 
@@ -30,3 +31,23 @@ def compile_fast():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+# The table of abilities: each test says by its marker what it shows, the report carries it.
+
+
+def pytest_addoption(parser):
+    parser.addoption("--abilities", metavar="FILE", help="write cells x abilities to this file")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker in item.iter_markers("ability"):
+            name = marker.kwargs.get("cell") or abilities.name_of(item.callspec.params["cell"])
+            item.user_properties.append(("ability", (name, marker.args[0])))
+
+
+def pytest_configure(config):
+    if config.getoption("--abilities") and not hasattr(config, "workerinput"):
+        table = abilities.Table(config.getoption("--abilities"))
+        config.pluginmanager.register(table, "abilities")

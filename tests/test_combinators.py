@@ -29,6 +29,8 @@ def same(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.ability("mask", cell="bidirectional")
+@pytest.mark.ability("bidirectional", cell="bidirectional")
 @pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", "none"])
 def test_a_ragged_bidirectional_batch_is_two_directions_run_one_by_one(merge):
     backward = jl.gru(input_size=3, hidden_size=3)
@@ -51,6 +53,7 @@ def test_a_ragged_bidirectional_batch_is_two_directions_run_one_by_one(merge):
         jax.tree.map(same, found, wanted)
 
 
+@pytest.mark.ability("stack", cell="bidirectional")
 def test_layers_of_both_directions():
     layer = jl.bidirectional(LSTM, LSTM)
     deep = jl.stack(layer, jl.residual(jl.lstm(input_size=6, hidden_size=6)))

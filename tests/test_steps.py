@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_table import random_carry, random_inputs, random_params
+from cells_table import CELLS, random_carry, random_inputs, random_params
 from reference import sigmoid
 from scipy import ndimage
 
@@ -288,8 +288,9 @@ def test_minimal_units():
     same(output, f / (f + i) * c.hidden + i / (f + i) * g)
 
 
+@pytest.mark.ability("fast path")
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("cell", [jl.min_gru(**SIZES), jl.min_lstm(**SIZES)], ids=["gru", "lstm"])
+@pytest.mark.parametrize("cell", [CELLS["min-gru"], CELLS["min-lstm"]], ids=["gru", "lstm"])
 def test_parallel_scans_are_the_scan(cell, reverse):
     params, inputs = random_params(cell), random_inputs(cell, B, 9)
     key = jax.random.key(0)

@@ -113,11 +113,13 @@ def check_by_hand(cell, reverse, masked_outputs, time_major):
     close(swap(out.carries), carries)
 
 
+@pytest.mark.ability("mask")
 @every_cell
 def test_forward_equals_the_steps_by_hand(cell):
     check_by_hand(cell, reverse=False, masked_outputs="zero", time_major=False)
 
 
+@pytest.mark.ability("reverse")
 @every_cell
 def test_reverse_equals_the_steps_by_hand(cell):
     check_by_hand(cell, reverse=True, masked_outputs="hold", time_major=True)
@@ -131,6 +133,7 @@ def test_every_layout_equals_the_steps_by_hand(cell, reverse, masked_outputs, ti
     check_by_hand(cell, reverse, masked_outputs, time_major)
 
 
+@pytest.mark.ability("streaming")
 @every_cell
 def test_steps_stream_what_unroll_gives(cell):
     params, inputs = random_params(cell), np.asarray(random_inputs(cell, B, T))
@@ -177,6 +180,7 @@ def check_poison(cell, reverse):
     assert (at_inputs[VALID] != 0).any(axis=-1).all()
 
 
+@pytest.mark.ability("mask")
 @every_cell
 def test_nan_in_masked_steps_reaches_neither_values_nor_gradients(cell):
     check_poison(cell, reverse=False)
@@ -247,6 +251,7 @@ def test_lengths_of_narrow_integers_do_not_wrap():
 # Packing and chunking.
 
 
+@pytest.mark.ability("reset")
 @core_cells_first
 @both_ways
 def test_packed_sequences_equal_the_separate_ones(cell, reverse):
@@ -327,6 +332,7 @@ def test_one_row_equals_its_place_in_the_batch(cell, reverse):
 # Gradients through time: cut, or computed again.
 
 
+@pytest.mark.ability("truncate")
 @core_cells_first
 @both_ways
 def test_truncation_equals_chunks_whose_carry_is_cut(cell, reverse):
@@ -373,6 +379,7 @@ def value_and_gradients(cell, **options):
     return jax.device_get(loss(random_params(cell), random_inputs(cell, B, T)))
 
 
+@pytest.mark.ability("remat")
 @core_cells_first
 def test_computing_again_in_the_backward_pass_changes_no_number(cell):
     close(value_and_gradients(cell, remat="sqrt"), value_and_gradients(cell))

@@ -1,0 +1,121 @@
+"""What `remat` saves: memory and time of a gradient through long sequences.
+
+    python experiments/memory/measure.py
+
+compiles the gradient of an LSTM (float32, I = 64, H = 128, B = 8) with respect to its weights at
+several lengths T, asks the compiled program how much temporary memory it takes, and times the
+programs in turns, each against the plain one in the same round. Writes the table of README.md.
+"""
+
+import datetime
+import functools
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxlstm as jl
+
+BATCH, INPUTS, HIDDEN = 8, 64, 128
+LENGTHS = (100, 1_000, 10_000)
+CHOICES = ("none", "chunk", "sqrt")
+ROUNDS = 7
+FOLDER = Path(__file__).parent
+
+
+def gradient(remat, cell, length):
+    """The compiled gradient of a sum of squares of the last state."""
+
+    def loss(params, inputs):
+        return (jl.unroll(cell, params, inputs, remat=remat).carry.hidden ** 2).sum()
+
+    params = jax.eval_shape(cell.init, jax.random.key(0))
+    inputs = jax.ShapeDtypeStruct((BATCH, length, INPUTS), jnp.float32)
+    return jax.jit(jax.grad(loss)).lower(params, inputs).compile()
+
+
+def seconds(program, *arguments):
+    """The time of one call."""
+    begin = time.perf_counter()
+    jax.block_until_ready(program(*arguments))
+    return time.perf_counter() - begin
+
+
+def measure(length):
+    """Memory and time of each choice, checked for equal gradients first."""
+    cell = jl.lstm(input_size=INPUTS, hidden_size=HIDDEN)
+    params = cell.init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (BATCH, length, INPUTS))
+    programs = {choice: gradient(choice, cell, length) for choice in CHOICES}
+    plain = programs["none"](params, inputs)
+    for program in programs.values():
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+        jax.tree.map(close, program(params, inputs), plain)
+    times = {choice: [] for choice in CHOICES}
+    for _ in range(ROUNDS):
+        for choice, program in programs.items():
+            times[choice].append(seconds(program, params, inputs))
+    memory = {c: p.memory_analysis().temp_size_in_bytes for c, p in programs.items()}
+    for choice in CHOICES:
+        ratios = [a / b for a, b in zip(times[choice], times["none"], strict=True)]
+        yield {
+            "T": length,
+            "remat": choice,
+            "temporary_bytes": memory[choice],
+            "memory_ratio": memory[choice] / memory["none"],
+            "seconds": statistics.median(times[choice]),
+            "time_ratio": statistics.median(ratios),
+            "time_ratio_range": [min(ratios), max(ratios)],
+        }
+
+
+def table(rows):
+    """The measurements in Markdown."""
+    yield "| T | remat | temporary memory | of the plain one | time | of the plain one |"
+    yield "|---:|---|---:|---:|---:|---:|"
+    for row in rows:
+        low, high = row["time_ratio_range"]
+        yield (
+            f"| {row['T']:,} | {row['remat']} | {row['temporary_bytes'] / 2**20:.2f} MiB | "
+            f"1/{1 / row['memory_ratio']:.1f} | {1e3 * row['seconds']:.0f} ms | "
+            f"{row['time_ratio']:.2f} ({low:.2f} to {high:.2f}) |"
+        )
+
+
+def main():
+    """Measure, and write the data and the page."""
+    rows = [row for length in LENGTHS for row in measure(length)]
+    revision = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=FOLDER, capture_output=True, text=True
+    ).stdout.strip()
+    made = (
+        f"{datetime.date.today()}, revision {revision}, jax {jax.__version__}, Python "
+        f"{sys.version.split()[0]}, {platform.machine()} with {len(jax.devices())} "
+        f"{jax.devices()[0].platform} device"
+    )
+    (FOLDER / "data.json").write_text(json.dumps({"made": made, "rows": rows}, indent=1) + "\n")
+    page = [
+        "# What `remat` saves",
+        "",
+        f"The gradient of an LSTM, float32, I = {INPUTS}, H = {HIDDEN}, B = {BATCH}: temporary",
+        "memory as the compiled program states it, and time in turns with the plain program,",
+        f"median and range of {ROUNDS} rounds. The gradients are checked to be equal first.",
+        "",
+        *table(rows),
+        "",
+        f"Command: `python experiments/memory/measure.py`. Measured {made}.",
+        "",
+    ]
+    (FOLDER / "README.md").write_text("\n".join(page))
+    sys.stdout.write("\n".join(page))
+
+
+if __name__ == "__main__":
+    main()
