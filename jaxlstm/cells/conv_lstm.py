@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
@@ -175,10 +176,11 @@ def conv_lstm(
             weight = params.peephole[row].astype(compute)
             return jnp.broadcast_to(weight, cell.shape) * cell.astype(compute)
 
-        written = sigma(i + look(0, carry.cell)) * phi(g)
-        kept = sigma(f + look(1, carry.cell)).astype(memory) * carry.cell
+        written = named(sigma(i + look(0, carry.cell)), "i") * named(phi(g), "g")
+        kept = named(sigma(f + look(1, carry.cell)), "f").astype(memory) * carry.cell
         cell = kept + written.astype(memory)
-        new = sigma(o + look(2, cell)) * phi(cell).astype(compute)
+        shown = named(phi(cell), "psi").astype(compute)
+        new = named(sigma(o + look(2, cell)), "o") * shown
         return LSTMCarry(new, cell), new
 
     def step(params: ConvLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
@@ -110,14 +111,14 @@ def gru(
                 bias = params.recurrent_bias.astype(compute)
                 product = product + jnp.broadcast_to(bias, product.shape)
             h_r, h_z, h_n = jnp.split(product, gates, axis=-1)
-            n = phi(x_n + sigma(x_r + h_r) * h_n)
+            n = phi(x_n + named(sigma(x_r + h_r), "r") * h_n)
         else:
             u_r, u_z, u_n = jnp.split(params.recurrent_kernel, gates, axis=-1)
             h_r, h_z = affine(seen[0], u_r, None, compute), affine(seen[1], u_z, None, compute)
-            reset = sigma(x_r + h_r) * seen[2].astype(compute)
+            reset = named(sigma(x_r + h_r), "r") * seen[2].astype(compute)
             n = phi(x_n + affine(reset, u_n, None, compute))
-        z = sigma(x_z + h_z)
-        new = (1 - z) * n + z * carry.hidden
+        z = named(sigma(x_z + h_z), "z")
+        new = (1 - z) * named(n, "n") + z * carry.hidden
         return GRUCarry(new), new
 
     def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
@@ -190,8 +191,8 @@ def mgu(
         seen = hidden if isinstance(hidden, tuple) else (hidden, hidden)
         x_f, x_n = jnp.split(affine(x, params.kernel, params.bias, compute), 2, axis=-1)
         u_f, u_n = jnp.split(params.recurrent_kernel, 2, axis=-1)
-        f = sigma(x_f + affine(seen[0], u_f, None, compute))
-        n = phi(x_n + affine(f * seen[1].astype(compute), u_n, None, compute))
+        f = named(sigma(x_f + affine(seen[0], u_f, None, compute)), "f")
+        n = named(phi(x_n + affine(f * seen[1].astype(compute), u_n, None, compute)), "n")
         new = (1 - f) * carry.hidden + f * n
         return GRUCarry(new), new
 

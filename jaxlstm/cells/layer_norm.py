@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, gated_affine
@@ -122,11 +123,11 @@ def layer_norm_lstm(
         z = z + norm(product, params.recurrent_scale)
         z = z + jnp.broadcast_to(params.bias.astype(compute), z.shape)
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
-        written = (jax.nn.sigmoid(i) * jnp.tanh(g)).astype(memory)
-        cell = jax.nn.sigmoid(f).astype(memory) * carry.cell + written
+        written = named(jax.nn.sigmoid(i), "i") * named(jnp.tanh(g), "g")
+        cell = named(jax.nn.sigmoid(f), "f").astype(memory) * carry.cell + written.astype(memory)
         read = norm(cell, params.cell_scale)
         read = jnp.tanh(read + jnp.broadcast_to(params.cell_bias.astype(memory), read.shape))
-        new = jax.nn.sigmoid(o) * read.astype(compute)
+        new = named(jax.nn.sigmoid(o), "o") * named(read, "psi").astype(compute)
         return LSTMCarry(new, cell), new
 
     def step(params: LayerNormLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:

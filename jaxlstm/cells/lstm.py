@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
@@ -231,23 +232,23 @@ def lstm(
             return net[gate] + weight * cell.astype(compute)
 
         memory = carry.cell.dtype
-        g = phi(net["g"])
+        g = named(phi(net["g"]), "g")
         opened = {}
         kept = carry.cell
         if forget_gate:
-            opened["f"] = sigma(look("f", 1, carry.cell))
+            opened["f"] = named(sigma(look("f", 1, carry.cell)), "f")
             kept = opened["f"].astype(memory) * carry.cell
         if coupled:
             g = (1 - opened["f"]) * g
         elif input_gate:
-            opened["i"] = sigma(look("i", 0, carry.cell))
+            opened["i"] = named(sigma(look("i", 0, carry.cell)), "i")
             g = opened["i"] * g
         cell = kept + g.astype(memory)
         if cell_clip is not None:
             cell = jnp.clip(cell, -cell_clip, cell_clip)
-        output = psi(cell).astype(compute)
+        output = named(psi(cell), "psi").astype(compute)
         if output_gate:
-            opened["o"] = sigma(look("o", 2, cell))
+            opened["o"] = named(sigma(look("o", 2, cell)), "o")
             output = opened["o"] * output
         if projection_size:
             output = affine(output, params.projection, None, compute)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.base import Cell, affine, check_last, check_size, described
@@ -134,12 +135,15 @@ def lstm_1997(
             bias = jnp.zeros(cells, params.kernel.dtype)
         z = affine(x, params.kernel, jnp.concatenate([params.gate_bias, bias]), compute)
         z = z + affine(last, params.recurrent_kernel, None, compute)
-        gates = jax.nn.sigmoid(z[..., : 2 * blocks])
-        opened, shown = jnp.split(jnp.repeat(gates, block_size, axis=-1), 2, axis=-1)
-        g = 4 * jax.nn.sigmoid(z[..., 2 * blocks :]) - 2
+        i, o = (
+            named(jax.nn.sigmoid(part), name)
+            for name, part in zip("io", jnp.split(z[..., : 2 * blocks], 2, axis=-1), strict=True)
+        )
+        opened, shown = (jnp.repeat(gate, block_size, axis=-1) for gate in (i, o))
+        g = 4 * named(jax.nn.sigmoid(z[..., 2 * blocks :]), "g") - 2
         cell = carry.cell + (opened * g).astype(memory)
-        hidden = shown * (2 * jax.nn.sigmoid(cell) - 1).astype(compute)
-        return LSTM1997Carry(hidden, cell, gates), hidden
+        hidden = shown * (2 * named(jax.nn.sigmoid(cell), "psi") - 1).astype(compute)
+        return LSTM1997Carry(hidden, cell, jnp.concatenate([i, o], axis=-1)), hidden
 
     return Cell(init, initial_carry, step, (input_size,))
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.base import Cell, affine, check_last, check_size, described
@@ -71,7 +72,7 @@ def min_gru(
     """
 
     def linear(z: Array, n: Array) -> tuple[Array, Array]:
-        z = jax.nn.sigmoid(z)
+        z = named(jax.nn.sigmoid(z), "z")
         return 1 - z, z * n
 
     return _minimal(
@@ -123,7 +124,7 @@ def min_lstm(
 
     def linear(i: Array, f: Array, g: Array) -> tuple[Array, Array]:
         # f / (f + i) from the logarithms, so that two closed gates do not divide zero by zero.
-        share = jax.nn.sigmoid(jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i))
+        share = named(jax.nn.sigmoid(jax.nn.log_sigmoid(f) - jax.nn.log_sigmoid(i)), "f")
         return share, (1 - share) * g
 
     def bias_init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:

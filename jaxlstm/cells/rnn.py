@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
@@ -94,6 +95,7 @@ def rnn(
             affine(x, params.kernel, params.bias, compute)
             + gated_affine(hidden, params.recurrent_kernel, 1, compute)
         )
+        new = named(new, "h")
         return RNNCarry(new), new
 
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
@@ -168,6 +170,7 @@ def indrnn(
         seen = hidden[0] if isinstance(hidden, tuple) else hidden
         weight = jnp.broadcast_to(params.recurrent_kernel.astype(compute), seen.shape)
         new = phi(affine(x, params.kernel, params.bias, compute) + weight * seen.astype(compute))
+        new = named(new, "h")
         return RNNCarry(new), new
 
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.base import (
@@ -151,17 +152,17 @@ def slstm(
         z = affine(x, params.kernel, params.bias, compute)
         z = z + gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
-        i, g = i.astype(memory), jnp.tanh(g).astype(memory)
+        i, g = i.astype(memory), named(jnp.tanh(g), "g").astype(memory)
         kept = log_forget(f.astype(memory)) + carry.stabilizer
         top = jnp.maximum(kept, i)
-        opened, kept = jnp.exp(i - top), jnp.exp(kept - top)
+        opened, kept = named(jnp.exp(i - top), "i"), named(jnp.exp(kept - top), "f")
         cell = kept * carry.cell + opened * g
         normalizer = kept * carry.normalizer + opened
         # Before the first input gate opens wide enough to be seen, c and n are both zero; the
         # division is kept off that point because its derivative would overflow.
         seen = normalizer > jnp.finfo(memory).tiny
         mean = jnp.where(seen, cell / jnp.where(seen, normalizer, 1), 0)
-        new = jax.nn.sigmoid(o) * mean.astype(compute)
+        new = named(jax.nn.sigmoid(o), "o") * mean.astype(compute)
         return SLSTMCarry(new, cell, normalizer, top), new
 
     def step(params: LSTMParams, carry: SLSTMCarry, x: Array) -> tuple[SLSTMCarry, Array]:
@@ -257,14 +258,15 @@ def mlstm(
         i, f = jnp.split(gates, 2, axis=-1)
         kept = log_forget(f) + carry.stabilizer
         top = jnp.maximum(kept, i)
-        opened, kept = jnp.exp(i - top)[..., None], jnp.exp(kept - top)[..., None]
+        opened = named(jnp.exp(i - top), "i")[..., None]
+        kept = named(jnp.exp(kept - top), "f")[..., None]
         written = opened[..., None] * v[..., :, None] * k[..., None, :]
         cell = kept[..., None] * carry.cell + written
         normalizer = kept * carry.normalizer + opened * k
         overlap = jnp.abs(jnp.sum(normalizer * q, axis=-1))
         scale = jnp.maximum(overlap, jnp.exp(-top))[..., None]
         read = jnp.einsum("...vk,...k->...v", cell, q) / scale
-        output = jax.nn.sigmoid(o) * read.astype(compute)
+        output = named(jax.nn.sigmoid(o), "o") * read.astype(compute)
         output = output.reshape(*output.shape[:-2], hidden_size)
         return MLSTMCarry(cell, normalizer, top), output
 

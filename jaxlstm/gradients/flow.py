@@ -7,15 +7,15 @@ to these zeros is the adjoint of the state as backpropagation through time defin
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend import core
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, described
+from jaxlstm.gradients.trace import is_float, step_with_probes
 from jaxlstm.unroll import Unrolled, unroll
 
 
@@ -148,7 +148,7 @@ def _visit(
         lambda: unroll(cell, params, inputs, **{**options, "return_carries": True})
     )
     leaves, structure = jax.tree.flatten(plain.carries)
-    which = [index for index, leaf in enumerate(leaves) if _is_float(leaf)]
+    which = [index for index, leaf in enumerate(leaves) if is_float(leaf)]
     probes = probe([leaves[index] for index in which])
     tree: list[Any] = [None] * len(leaves)
     for index, leaf in zip(which, probes, strict=True):
@@ -181,80 +181,3 @@ def _probed(cell: Cell, shape: tuple[int, ...], sizes: tuple[int, ...]) -> Cell:
         return step_with_probes(cell, params, carry, x.reshape(*x.shape[:-1], *shape), probes)
 
     return Cell(cell.init, cell.initial_carry, step, (sum(sizes),), stochastic=cell.stochastic)
-
-
-def step_with_probes(
-    cell: Cell, params: Params, carry: Carry, x: Array, probes: list[Array]
-) -> tuple[Carry, Any]:
-    """One step of a cell that adds a probe to each part of the new carry where it is computed.
-
-    Args:
-        cell: a cell that can be stepped.
-        params: its parameters.
-        carry: its carry.
-        x: one input.
-        probes: for every floating-point leaf of the carry, what is added, of that leaf's size.
-    """
-    closed, shapes = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
-    leaves, structure = jax.tree.flatten(shapes)
-    parts = len(jax.tree.leaves(shapes[0]))
-    rest = iter(probes)
-    added = [
-        next(rest).reshape(leaf.shape).astype(leaf.dtype)
-        if index < parts and _is_float(leaf)
-        else None
-        for index, leaf in enumerate(leaves)
-    ]
-    arguments = jax.tree.leaves((params, carry, x))
-    return structure.unflatten(_evaluate(closed.jaxpr, closed.consts, arguments, added))
-
-
-def _evaluate(
-    jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], added: Sequence[Any]
-) -> list[Any]:
-    """Evaluate a jaxpr, adding to its outputs where they are computed, not where they are returned.
-
-    Follows the documented pattern of a custom interpreter; a jitted call within is entered when one
-    of its results is added to.
-    """
-    values: dict[Any, Any] = {}
-    extra: dict[Any, Any] = {}
-    for variable, probe in zip(jaxpr.outvars, added, strict=True):
-        if probe is not None and not isinstance(variable, core.Literal):
-            extra[variable] = extra[variable] + probe if variable in extra else probe
-
-    def read(variable: Any) -> Any:
-        return variable.val if isinstance(variable, core.Literal) else values[variable]
-
-    def write(variable: Any, value: Any) -> None:
-        values[variable] = value + extra[variable] if variable in extra else value
-
-    for variable, value in zip(jaxpr.constvars, consts, strict=True):
-        values[variable] = value
-    for variable, value in zip(jaxpr.invars, arguments, strict=True):
-        write(variable, value)
-    for equation in jaxpr.eqns:
-        given = [read(variable) for variable in equation.invars]
-        inner: Any = equation.params.get("jaxpr")
-        if equation.primitive.name in ("jit", "pjit") and any(
-            variable in extra for variable in equation.outvars
-        ):
-            probes = [extra.get(variable) for variable in equation.outvars]
-            results = _evaluate(inner.jaxpr, inner.consts, given, probes)
-            values.update(zip(equation.outvars, results, strict=True))
-            continue
-        bound = equation.primitive.get_bind_params(equation.params)
-        results = equation.primitive.bind(*given, **bound)
-        results = results if equation.primitive.multiple_results else [results]
-        for variable, result in zip(equation.outvars, results, strict=True):
-            write(variable, result)
-    return [
-        variable.val + probe
-        if isinstance(variable, core.Literal) and probe is not None
-        else read(variable)
-        for variable, probe in zip(jaxpr.outvars, added, strict=True)
-    ]
-
-
-def _is_float(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -14,14 +14,20 @@ import numpy as np
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_choice
-from jaxlstm.unroll import unroll
+from jaxlstm.cells.base import Carry, Cell, Params, check_choice
+from jaxlstm.gradients.trace import step_with_sites
+from jaxlstm.gradients.walk import walk
 
 NORMS = ("spectral", "frobenius")
 
 
 def step_jacobians(
-    cell: Cell, params: Params, carries: Carry, inputs: Array, path: Sequence[str] | None = None
+    cell: Cell,
+    params: Params,
+    carries: Carry,
+    inputs: Array,
+    path: Sequence[str] | None = None,
+    cut: Sequence[str] | None = (),
 ) -> Array:
     """Give ∂state_{t+1}/∂state_t of one step, or of many by `vmap`.
 
@@ -32,13 +38,14 @@ def step_jacobians(
         inputs: one unbatched input, x_t.
         path: names of parts of the carry, such as `("cell",)`. The Jacobian is then cut down to the
             rows and columns of these parts: everything else is held fixed. None for the whole.
+        cut: names of gates, as `gates` gives them, that no gradient passes; None for all.
 
     Returns:
         `[S, S]`, S the numbers in the carry (or in the parts of the path), in the order of the
         flattened pytree.
 
     Raises:
-        ValueError: when no part of the carry has a name in the path.
+        ValueError: when no part of the carry has a name in the path, or no gate one to be cut.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -57,7 +64,11 @@ def step_jacobians(
 
     def step(part: Array) -> Array:
         state = part if chosen is None else flat.at[chosen].set(part)
-        new = ravel_pytree(cell.step(params, restore(state), inputs)[0])[0]
+        if cut is None or cut:
+            carry = step_with_sites(cell, params, restore(state), inputs, cut)[0]
+        else:
+            carry, _ = cell.step(params, restore(state), inputs)
+        new = ravel_pytree(carry)[0]
         return new if chosen is None else new[chosen]
 
     return jax.jacfwd(step)(flat if chosen is None else flat[chosen])
@@ -71,6 +82,7 @@ def jacobian_norms(
     carry: Carry | None = None,
     lengths: Array | None = None,
     path: Sequence[str] | None = None,
+    cut: Sequence[str] | None = (),
     norm: str = "spectral",
     log: bool = False,
 ) -> Array:
@@ -91,6 +103,7 @@ def jacobian_norms(
         carry: the carry to begin with; the initial one if None.
         lengths: `[*batch]`, valid steps; T is then each sequence's own last valid step.
         path: names of parts of the carry; None for the whole.
+        cut: names of gates, as `gates` gives them, that no gradient passes; None for all.
         norm: "spectral", the largest singular value, or "frobenius".
         log: return natural logarithms, which neither under- nor overflow.
 
@@ -114,37 +127,17 @@ def jacobian_norms(
         Pascanu, Mikolov, Bengio (2013), "On the difficulty of training recurrent neural networks";
         Hochreiter & Schmidhuber (1997), "Long short-term memory", for the carousel.
     """
-    check_cell("cell", cell)
-    if cell.run is not None:
-        raise ValueError(f"`cell` must be one that can be stepped, got {cell!r}")
     check_choice("norm", norm, NORMS)
-    inputs = jnp.asarray(inputs)
-    batch = inputs.ndim - len(cell.input_shape) - 1
-    carries = unroll(
-        cell,
-        params,
-        inputs,
-        carry=carry,
-        lengths=lengths,
-        return_carries=True,
-        include_initial=True,
-    ).carries
-    before = jax.tree.map(lambda leaf: lax.slice_in_dim(leaf, 0, -1, axis=batch), carries)
-    steps = jnp.arange(inputs.shape[batch])
-    valid = jnp.ones(inputs.shape[: batch + 1], bool)
-    if lengths is not None:
-        valid = jnp.broadcast_to(steps, valid.shape) < jnp.asarray(lengths)[..., None]
+    along = walk(cell, params, inputs, carry, lengths)
 
     def measure(carries: Carry, inputs: Array, valid: Array) -> Array:
-        first = jax.tree.map(lambda leaf: leaf[0], carries) if inputs.shape[0] else None
-        size = _size(cell, params, path) if first is None else _count(first, path)
-        dtype = ravel_pytree(jax.tree.map(jnp.zeros_like, cell.initial_carry(params)))[0].dtype
+        size, dtype = state_size(cell, params, path)
         start = jnp.eye(size, dtype=dtype), jnp.zeros((), dtype)
 
         def back(state: tuple[Array, Array], now: Any) -> tuple[Any, Array]:
             product, scale = state
             carry, x, is_valid = now
-            jacobian = step_jacobians(cell, params, carry, jnp.where(is_valid, x, 0), path)
+            jacobian = step_jacobians(cell, params, carry, x, path, cut)
             product = jnp.where(is_valid, product @ jacobian, product)
             largest = jnp.max(jnp.abs(product))
             unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
@@ -156,9 +149,9 @@ def jacobian_norms(
         last = jnp.log(_norm(start[0], norm))
         return jnp.concatenate([found, last[None]])
 
-    for _ in range(batch):
+    for _ in range(along.axis):
         measure = jax.vmap(measure)
-    logs = measure(before, inputs, valid)
+    logs = measure(along.carries, along.inputs, along.valid)
     return logs if log else jnp.exp(logs)
 
 
@@ -168,13 +161,12 @@ def _norm(matrix: Array, norm: str) -> Array:
     return jnp.linalg.svd(matrix, compute_uv=False)[0]
 
 
-def _count(carry: Carry, path: Sequence[str] | None) -> int:
+def state_size(cell: Cell, params: Params, path: Sequence[str] | None) -> tuple[int, Any]:
+    """How many numbers the carry, or the parts of a path, hold, and of what type."""
+    carry = jax.eval_shape(lambda: cell.initial_carry(params))
+    flat = jax.eval_shape(lambda carry: ravel_pytree(carry)[0], carry)
     chosen = _chosen(carry, path)
-    return ravel_pytree(carry)[0].size if chosen is None else chosen.size
-
-
-def _size(cell: Cell, params: Params, path: Sequence[str] | None) -> int:
-    return _count(cell.initial_carry(params), path)
+    return flat.size if chosen is None else chosen.size, flat.dtype
 
 
 def _chosen(carry: Carry, path: Sequence[str] | None) -> np.ndarray | None:

@@ -1,0 +1,363 @@
+"""All singular values of long products of Jacobians, and bounds that need no product."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jaxlstm.cells.base import Carry, Cell, Params, check_choice, check_size
+from jaxlstm.gradients.jacobians import state_size, step_jacobians
+from jaxlstm.gradients.theory import SLOPES
+from jaxlstm.gradients.walk import walk
+
+FLOOR = -1e30  # what stands for the logarithm of zero while zeros are multiplied
+SWEEPS = 40
+
+
+class Spectrum(NamedTuple):
+    """What `jacobian_spectrum` measures.
+
+    Args:
+        steps: [K] int, the times t, ascending, the first being 0.
+        log_values: [*batch, K, S], the natural logarithms of the singular values of
+            ∂state_T/∂state_t, the largest first; −inf for zero.
+    """
+
+    steps: Array
+    log_values: Array
+
+
+def jacobian_spectrum(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    *,
+    carry: Carry | None = None,
+    lengths: Array | None = None,
+    path: Sequence[str] | None = None,
+    cut: Sequence[str] | None = (),
+    every: int | None = None,
+) -> Spectrum:
+    """Measure all singular values of ∂state_T/∂state_t, over any number of steps.
+
+    The product is never formed. It is kept as U diag(e^d) V, U orthogonal and the rows of V of
+    length 1, by a QR decomposition at each step whose columns are sorted by size, so that singular
+    values may lie thousands of orders of magnitude apart and each keeps its own digits. At the end
+    the rows are made orthogonal by one-sided Jacobi rotations, whose angles are computed from
+    ratios of scales.
+
+    The cost of a step is S directional derivatives of it, a product and a QR decomposition of
+    [S, S]; of each t that is asked for about 10 S³ besides. Memory O(T S + S²).
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters.
+        inputs: `[*batch, T, *input_shape]`.
+        carry: the carry to begin with; the initial one if None.
+        lengths: `[*batch]`, valid steps; T is then each sequence's own last valid step.
+        path: names of parts of the carry, the others being held fixed; None for the whole.
+        cut: names of gates, as `gates` gives them, that no gradient passes; None for all.
+        every: measure at t = 0 and every so many steps before T too; at t = 0 alone if None.
+
+    Returns:
+        `Spectrum(steps, log_values)`.
+
+    Raises:
+        TypeError: when `cell` is no `Cell`.
+        ValueError: when the cell cannot be stepped, or a name is unknown.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.lstm(input_size=1, hidden_size=2, forget_bias=0.0)
+        >>> params = cell.init(jax.random.key(0))
+        >>> found = jl.gradients.jacobian_spectrum(
+        ...     cell, params, jnp.zeros((4000, 1)), path=("cell",), every=2000)
+        >>> found.steps, (found.log_values / jnp.log(10.0)).round()  # 10^-1204 at t = 0
+        (Array([   0, 2000], dtype=int32), Array([[-1204., -1204.],
+               [ -602.,  -602.]], dtype=float32))
+
+    References:
+        Pascanu, Mikolov, Bengio (2013), "On the difficulty of training recurrent neural networks";
+        Demmel et al. (1999), "Computing the singular value decomposition with high relative
+        accuracy", for products with a diagonal; Brent & Luk (1985) for the order of the rotations.
+    """
+    along = walk(cell, params, inputs, carry, lengths)
+    length = along.valid.shape[-1]
+    stride = max(length, 1)
+    if every is not None:
+        check_size("every", every)
+        stride = min(every, stride)
+    chunks = max(1, -(-length // stride))
+    size, dtype = state_size(cell, params, path)
+
+    def measure(carries: Carry, inputs: Array, valid: Array) -> Array:
+        def cut_up(leaf: Array) -> Array:
+            """Into chunks that end at T; what is missing before t = 0 is a copy, not valid."""
+            if not length:
+                return jnp.zeros((1, 0, *leaf.shape[1:]), leaf.dtype)
+            missing = chunks * stride - length
+            first = jnp.broadcast_to(leaf[:1], (missing, *leaf.shape[1:]))
+            return jnp.concatenate([first, leaf]).reshape(chunks, stride, *leaf.shape[1:])
+
+        steps = jax.tree.map(cut_up, (carries, inputs))
+        known = jnp.concatenate([jnp.zeros(chunks * stride * (length > 0) - length, bool), valid])
+
+        def back(state: Any, now: Any) -> tuple[Any, None]:
+            (carry, x), is_valid = now
+            jacobian = step_jacobians(cell, params, carry, x, path, cut)
+            return _where(is_valid, _multiply(jacobian.T, *state), state), None
+
+        def chunk(state: Any, now: Any) -> tuple[Any, Array]:
+            state, _ = lax.scan(back, state, now, reverse=True)
+            return state, _log_singular_values(state[1], state[2])
+
+        eye = jnp.eye(size, dtype=dtype)
+        start = eye, jnp.zeros(size, dtype), eye
+        now = steps, known.reshape(chunks, -1)
+        return lax.scan(chunk, start, now, reverse=True)[1]
+
+    for _ in range(along.axis):
+        measure = jax.vmap(measure)
+    logs = measure(along.carries, along.inputs, along.valid)
+    times = np.maximum(length - stride * np.arange(chunks, 0, -1), 0)
+    return Spectrum(jnp.asarray(times), logs)
+
+
+def effective_rank(log_values: Array) -> Array:
+    """The effective rank e^H of a spectrum, H the entropy of the singular values' shares.
+
+    Between 1, where one direction is all that gets through, and S, where all do alike. Roy &
+    Vetterli (2007), "The effective rank: a measure of effective dimensionality".
+
+    Args:
+        log_values: `[…, S]`, logarithms of singular values, as `jacobian_spectrum` gives them.
+
+    Returns:
+        `[…]`.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxlstm as jl
+        >>> jl.gradients.effective_rank(jnp.array([[0.0, 0.0, 0.0], [0.0, -jnp.inf, -jnp.inf]]))
+        Array([3., 1.], dtype=float32)
+    """
+    logs = jax.nn.log_softmax(log_values, axis=-1)
+    shares = jnp.exp(logs)
+    entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.maximum(logs, FLOOR), 0), axis=-1)
+    return jnp.exp(entropy)
+
+
+class Bounds(NamedTuple):
+    """What `bounds` measures.
+
+    Args:
+        log_norms: [*batch, T], log ‖J_t‖₂ of every step; 0 where a step is not valid.
+        log_products: [*batch, T + 1], the sum of `log_norms` from t to T: the bound
+            log ‖∂state_T/∂state_t‖₂ ≤ Σ log ‖J_s‖₂, loose but without a product.
+        vanishes: [*batch] bool, every step shrinks: ‖J_t‖₂ < 1 for all t, which suffices for
+            vanishing gradients.
+        may_explode: [*batch] bool, some step stretches: ‖J_t‖₂ > 1 for some t, which exploding
+            gradients need and which proves nothing.
+    """
+
+    log_norms: Array
+    log_products: Array
+    vanishes: Array
+    may_explode: Array
+
+
+def bounds(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    *,
+    carry: Carry | None = None,
+    lengths: Array | None = None,
+    path: Sequence[str] | None = None,
+    cut: Sequence[str] | None = (),
+) -> Bounds:
+    """Bound the gradients of any cell on a sequence by the norms of its single steps.
+
+    The cost is that of `jacobian_norms` without its products.
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters.
+        inputs: `[*batch, T, *input_shape]`.
+        carry: the carry to begin with; the initial one if None.
+        lengths: `[*batch]`, valid steps.
+        path: names of parts of the carry, the others being held fixed; None for the whole.
+        cut: names of gates, as `gates` gives them, that no gradient passes; None for all.
+
+    Returns:
+        `Bounds(log_norms, log_products, vanishes, may_explode)`.
+
+    Raises:
+        TypeError: when `cell` is no `Cell`.
+        ValueError: when the cell cannot be stepped, or a name is unknown.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.rnn(input_size=1, hidden_size=2,
+        ...               recurrent_init=jl.initializers.orthogonal(scale=0.5))
+        >>> params = cell.init(jax.random.key(0))
+        >>> found = jl.gradients.bounds(cell, params, jnp.zeros((3, 1)))
+        >>> bool(found.vanishes), jnp.exp(found.log_products).round(3)
+        (True, Array([0.125, 0.25 , 0.5  , 1.   ], dtype=float32))
+    """
+    along = walk(cell, params, inputs, carry, lengths)
+
+    def measure(carries: Carry, inputs: Array) -> Array:
+        def norm(now: Any) -> Array:
+            carry, x = now
+            jacobian = step_jacobians(cell, params, carry, x, path, cut)
+            return jnp.linalg.svd(jacobian, compute_uv=False)[0]
+
+        return lax.map(norm, (carries, inputs))
+
+    for _ in range(along.axis):
+        measure = jax.vmap(measure)
+    logs = jnp.where(along.valid, jnp.log(measure(along.carries, along.inputs)), 0)
+    sums = jnp.flip(jnp.cumsum(jnp.flip(logs, -1), -1), -1)
+    return Bounds(
+        logs,
+        jnp.concatenate([sums, jnp.zeros_like(sums[..., :1], shape=(*sums.shape[:-1], 1))], -1),
+        jnp.all((logs < 0) | ~along.valid, axis=-1),
+        jnp.any(logs > 0, axis=-1),
+    )
+
+
+class WeightBound(NamedTuple):
+    """What `weight_bound` says of h_t = φ(W x_t + U h_{t−1} + b).
+
+    Args:
+        slope: γ, the largest slope of φ.
+        norm: [], ‖U‖₂, its largest singular value.
+        log_rate: [], log(γ ‖U‖₂), nats per step: ‖∂h_T/∂h_t‖₂ ≤ e^{(T−t) log_rate}.
+        vanishes: [] bool, γ ‖U‖₂ < 1: sufficient for vanishing.
+        may_explode: [] bool, γ ‖U‖₂ > 1: necessary for exploding, and no proof of it.
+    """
+
+    slope: float
+    norm: Array
+    log_rate: Array
+    vanishes: Array
+    may_explode: Array
+
+
+def weight_bound(recurrent_kernel: Array, activation: str = "tanh") -> WeightBound:
+    """Bound the gradients of a simple RNN by its weights alone, whatever comes in.
+
+    Bengio, Simard, Frasconi (1994) and Pascanu, Mikolov, Bengio (2013): vanishing is certain where
+    the largest singular value of U is below 1 / γ, and exploding needs it above: 1 for tanh, 4 for
+    the logistic function. Costs an SVD of [H, H].
+
+    Args:
+        recurrent_kernel: U [H, H].
+        activation: φ by name, "tanh", "relu", "identity" or "sigmoid".
+
+    Returns:
+        `WeightBound(slope, norm, log_rate, vanishes, may_explode)`.
+
+    Raises:
+        ValueError: when the activation is unknown or the kernel not square.
+
+    Examples:
+        >>> import jax.numpy as jnp, jaxlstm as jl
+        >>> found = jl.gradients.weight_bound(3 * jnp.eye(2), "sigmoid")
+        >>> bool(found.vanishes), bool(found.may_explode), round(float(jnp.exp(found.log_rate)), 2)
+        (True, False, 0.75)
+    """
+    check_choice("activation", activation, SLOPES)
+    shape = jnp.shape(recurrent_kernel)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"`recurrent_kernel` must have shape [H, H], got {list(shape)}")
+    slope = SLOPES[activation]
+    norm = jnp.linalg.norm(recurrent_kernel, 2)
+    rate = jnp.log(norm) + math.log(slope)
+    return WeightBound(slope, norm, rate, rate < 0, rate > 0)
+
+
+def _where(flag: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(flag, a, b), yes, no)
+
+
+def _multiply(matrix: Array, u: Array, d: Array, v: Array) -> tuple[Array, Array, Array]:
+    """`matrix @ u @ diag(e^d) @ v` in the same form, d descending up to a factor of about one."""
+    columns = matrix @ u
+    order = jnp.argsort(-(d + _log(jnp.sqrt(jnp.sum(columns**2, axis=0)))))
+    columns, d, v = columns[:, order], d[order], v[order]
+    q, r = jnp.linalg.qr(columns)
+    logs = jnp.log(jnp.abs(r)) + d[None]
+    rows = jnp.maximum(0.5 * jax.nn.logsumexp(2 * logs, axis=1), FLOOR)
+    scaled = jnp.sign(r) * jnp.exp(logs - rows[:, None])
+    return q, *_unit_rows(rows, scaled @ v)
+
+
+def _unit_rows(d: Array, v: Array) -> tuple[Array, Array]:
+    lengths = jnp.sqrt(jnp.sum(v * v, axis=1))
+    units = v / jnp.where(lengths > 0, lengths, 1)[:, None]
+    return jnp.maximum(d + _log(lengths), FLOOR), units
+
+
+def _log(x: Array) -> Array:
+    return jnp.maximum(jnp.log(x), FLOOR)
+
+
+def _log_singular_values(d: Array, v: Array) -> Array:
+    """Logarithms of the singular values of diag(e^d) v, v with rows of length 1, descending.
+
+    Jacobi: two rows at a time are turned until they are orthogonal. Of rows of scales b ≥ s with
+    ρ = e^{s−b} and cosine g the angle is tan θ = ρ τ, τ = 2g / (1 − ρ² + √((1 − ρ²)² + 4ρ²g²)).
+    """
+    size = d.shape[0]
+    if size == 1:
+        return jnp.where(d <= FLOOR / 2, -jnp.inf, d)
+    rounds = jnp.asarray(_rounds(size))
+    odd = size % 2
+    d = jnp.concatenate([d, jnp.full(odd, FLOOR, d.dtype)])
+    v = jnp.concatenate([v, jnp.zeros((odd, v.shape[1]), v.dtype)])
+
+    def turn(state: tuple[Array, Array, Array], pairs: Array) -> tuple[Any, None]:
+        d, v, worst = state
+        swap = d[pairs[:, 0]] < d[pairs[:, 1]]
+        big = jnp.where(swap, pairs[:, 1], pairs[:, 0])
+        small = jnp.where(swap, pairs[:, 0], pairs[:, 1])
+        ratio = jnp.exp(d[small] - d[big])
+        cosine = jnp.sum(v[big] * v[small], axis=1)
+        gap = 1 - ratio * ratio
+        below = gap + jnp.sqrt(gap * gap + 4 * (ratio * cosine) ** 2)
+        tau = 2 * cosine / jnp.where(below > 0, below, 1)
+        large = v[big] + (ratio * ratio * tau)[:, None] * v[small]
+        little = v[small] - tau[:, None] * v[big]
+        shrink = -0.5 * jnp.log1p((ratio * tau) ** 2)
+        d_big, v_big = _unit_rows(d[big] + shrink, large)
+        d_small, v_small = _unit_rows(d[small] + shrink, little)
+        d = d.at[big].set(d_big).at[small].set(d_small)
+        v = v.at[big].set(v_big).at[small].set(v_small)
+        return (d, v, jnp.maximum(worst, jnp.max(jnp.abs(cosine)))), None
+
+    def sweep(state: Any) -> Any:
+        count, d, v, _ = state
+        (d, v, worst), _ = lax.scan(turn, (d, v, jnp.zeros((), d.dtype)), rounds)
+        return count + 1, d, v, worst
+
+    enough = 4 * math.sqrt(size) * jnp.finfo(d.dtype).eps
+    begin = 0, d, v, jnp.ones((), d.dtype)
+    _, d, _, _ = lax.while_loop(lambda s: (s[0] < SWEEPS) & (s[3] > enough), sweep, begin)
+    found = -jnp.sort(-d)[:size]
+    return jnp.where(found <= FLOOR / 2, -jnp.inf, found)
+
+
+def _rounds(size: int) -> np.ndarray:
+    """Every pair of rows once, [rounds, pairs, 2], the pairs of a round having no row in common."""
+    even = size + size % 2
+    ring = np.arange(even)
+    rounds = []
+    for _ in range(even - 1):
+        rounds.append(np.stack([ring[: even // 2], ring[::-1][: even // 2]], axis=1))
+        ring = np.concatenate([ring[:1], np.roll(ring[1:], 1)])
+    return np.stack(rounds)

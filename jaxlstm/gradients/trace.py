@@ -1,0 +1,226 @@
+"""What a step computes on the way, seen without touching the cell: its jaxpr, evaluated by us.
+
+Two things need it. `flow` adds a zero to every part of a carry at the place where it is computed.
+The measurements of gates look at every activation, or cut its gradient. An activation is every
+logistic function and every tanh of the step, and whatever the cell has named with
+`jax.ad_checkpoint.checkpoint_name`; the cells of this library name their gates as their equations
+do. Both follow JAX's documented pattern of a custom interpreter.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend import core
+
+from jaxlstm.cells.base import Carry, Cell, Params
+
+RANGES = {"logistic": (0.0, 1.0), "tanh": (-1.0, 1.0)}
+"""Between which values each squashing function lies."""
+
+
+@dataclasses.dataclass
+class Site:
+    """An activation within a step.
+
+    Args:
+        kind: the function, "logistic" or "tanh", or "other" for a value that only has a name.
+        name: what the cell calls it, or None.
+        value: what came out.
+    """
+
+    kind: str
+    name: str | None
+    value: Any
+
+
+def check_steps(cell: Cell) -> None:
+    """Refuse a cell that sees whole sequences, which has no step to look into."""
+    if cell.run is not None:
+        raise ValueError(f"`cell` must be one that can be stepped, got {cell!r}")
+
+
+def step_with_sites(
+    cell: Cell, params: Params, carry: Carry, x: Array, cut: Sequence[str] | None = ()
+) -> tuple[Carry, Any, dict[str, Site]]:
+    """One step, and its activations by name.
+
+    A name that occurs twice, as in a `stack`, is numbered: "f.0", "f.1". What has no name is called
+    "sigmoid.0", "tanh.0", …, in the order of the computation.
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters.
+        carry: its carry.
+        x: one input.
+        cut: names of activations that no gradient passes, "f" standing for "f.0" and "f.1" too;
+            None for all activations.
+
+    Raises:
+        ValueError: when no activation has a name that is to be cut.
+    """
+    closed, shapes = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
+    arguments = jax.tree.leaves((params, carry, x))
+
+    def trace(wanted: set[int] | None, *arguments: Any) -> tuple[list[Any], list[Site]]:
+        watch = _Watch(wanted)
+        leaves = evaluate(closed.jaxpr, closed.consts, arguments, watch=watch)
+        return leaves, watch.sites
+
+    wanted = None
+    if cut is not None:
+        found: list[Site] = []
+        jax.eval_shape(lambda *a: found.extend(trace(set(), *a)[1]), *arguments)
+        names = _names(found)
+        chosen = (cut,) if isinstance(cut, str) else cut
+        for name in chosen:
+            if not any(_matches(name, other) for other in names):
+                raise ValueError(f"`cut` must name activations, {names}, got {name!r}")
+        wanted = {
+            index
+            for index, other in enumerate(names)
+            if any(_matches(name, other) for name in chosen)
+        }
+    leaves, sites = trace(wanted, *arguments)
+    carry, output = jax.tree.structure(shapes).unflatten(leaves)
+    return carry, output, dict(zip(_names(sites), sites, strict=True))
+
+
+def step_with_probes(
+    cell: Cell, params: Params, carry: Carry, x: Array, probes: list[Array]
+) -> tuple[Carry, Any]:
+    """One step of a cell that adds a probe to each part of the new carry where it is computed.
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters.
+        carry: its carry.
+        x: one input.
+        probes: for every floating-point leaf of the carry, what is added, of that leaf's size.
+    """
+    closed, shapes = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
+    leaves, structure = jax.tree.flatten(shapes)
+    parts = len(jax.tree.leaves(shapes[0]))
+    rest = iter(probes)
+    added = [
+        next(rest).reshape(leaf.shape).astype(leaf.dtype)
+        if index < parts and is_float(leaf)
+        else None
+        for index, leaf in enumerate(leaves)
+    ]
+    arguments = jax.tree.leaves((params, carry, x))
+    return structure.unflatten(evaluate(closed.jaxpr, closed.consts, arguments, added))
+
+
+def evaluate(
+    jaxpr: core.Jaxpr,
+    consts: Sequence[Any],
+    arguments: Sequence[Any],
+    added: Sequence[Any] | None = None,
+    watch: Callable[[Any, list[Any], list[Any]], list[Any]] | None = None,
+) -> list[Any]:
+    """Evaluate a jaxpr, adding to its outputs where they are computed, not where they are returned.
+
+    Args:
+        jaxpr: what to evaluate.
+        consts: its constants.
+        arguments: its arguments.
+        added: for each output what is added to it, or None.
+        watch: `watch(equation, given, results) -> results` sees every equation. A jitted call
+            within is entered where there is one, or where one of its results is added to.
+    """
+    added = [None] * len(jaxpr.outvars) if added is None else added
+    values: dict[Any, Any] = {}
+    extra: dict[Any, Any] = {}
+    for variable, probe in zip(jaxpr.outvars, added, strict=True):
+        if probe is not None and not isinstance(variable, core.Literal):
+            extra[variable] = extra[variable] + probe if variable in extra else probe
+
+    def read(variable: Any) -> Any:
+        return variable.val if isinstance(variable, core.Literal) else values[variable]
+
+    def write(variable: Any, value: Any) -> None:
+        values[variable] = value + extra[variable] if variable in extra else value
+
+    for variable, value in zip(jaxpr.constvars, consts, strict=True):
+        values[variable] = value
+    for variable, value in zip(jaxpr.invars, arguments, strict=True):
+        write(variable, value)
+    for equation in jaxpr.eqns:
+        given = [read(variable) for variable in equation.invars]
+        inner: Any = equation.params.get("jaxpr")
+        if equation.primitive.name in ("jit", "pjit") and (
+            watch is not None or any(variable in extra for variable in equation.outvars)
+        ):
+            probes = [extra.get(variable) for variable in equation.outvars]
+            results = evaluate(inner.jaxpr, inner.consts, given, probes, watch)
+            values.update(zip(equation.outvars, results, strict=True))
+            continue
+        bound = equation.primitive.get_bind_params(equation.params)
+        results = equation.primitive.bind(*given, **bound)
+        results = results if equation.primitive.multiple_results else [results]
+        if watch is not None:
+            results = watch(equation, given, results)
+        for variable, result in zip(equation.outvars, results, strict=True):
+            write(variable, result)
+    return [
+        variable.val + probe
+        if isinstance(variable, core.Literal) and probe is not None
+        else read(variable)
+        for variable, probe in zip(jaxpr.outvars, added, strict=True)
+    ]
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether an array, or its shape, is of floating-point numbers."""
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+class _Watch:
+    """Collects the activations of a step in order, and cuts those of the given indices."""
+
+    def __init__(self, cut: set[int] | None) -> None:
+        self.sites: list[Site] = []
+        self._cut = cut
+
+    def __call__(self, equation: Any, given: list[Any], results: list[Any]) -> list[Any]:
+        kind = equation.primitive.name
+        if kind in RANGES:
+            return [self._add(Site(kind, None, results[0]))]
+        if kind == "name":
+            for site in self.sites:
+                if site.value is given[0]:
+                    site.name = equation.params["name"]
+                    return given
+            return [self._add(Site("other", equation.params["name"], results[0]))]
+        return results
+
+    def _add(self, site: Site) -> Any:
+        if self._cut is None or len(self.sites) in self._cut:
+            site.value = lax.stop_gradient(site.value)
+        self.sites.append(site)
+        return site.value
+
+
+def _names(sites: Sequence[Site]) -> list[str]:
+    plain = {"logistic": "sigmoid"}
+    bases = [site.name or plain.get(site.kind, site.kind) for site in sites]
+    alone = {
+        base
+        for base, count in collections.Counter(bases).items()
+        if count == 1 and base not in ("sigmoid", "tanh")
+    }
+    seen: collections.Counter[str] = collections.Counter()
+    names = []
+    for base in bases:
+        names.append(base if base in alone else f"{base}.{seen[base]}")
+        seen[base] += 1
+    return names
+
+
+def _matches(name: str, full: str) -> bool:
+    return full == name or full.rpartition(".")[0] == name
