@@ -258,3 +258,150 @@ def test_a_stack_numbers_its_gates_and_mistakes_are_named():
     for measure in (jl.gradients.bounds, jl.gradients.jacobian_spectrum, jl.gradients.gates):
         with pytest.raises(ValueError, match="`cell` must be one that can be stepped"):
             measure(both_ways, both_ways.init(jax.random.key(0)), inputs)
+
+
+def gradient_of(cell, params, inputs, loss, **options):
+    return jax.grad(lambda p: loss(jl.unroll(cell, p, inputs, **options).outputs))(params)
+
+
+def assert_sums_to(found, wanted):
+    total = jax.tree.map(lambda steps, first: steps.sum(axis=0) + first, found.steps, found.initial)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
+    for a, b in zip(jax.tree.leaves(total), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12 * scale)
+
+
+def looked_at(seed):
+    """A loss that looks at every output differently."""
+
+    def loss(outputs):
+        weights = np.random.default_rng(seed).normal(size=outputs.shape)
+        return jnp.sum(outputs**2 * weights)
+
+    return loss
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("rnn", "lstm", "stack") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CELLS
+    ],
+)
+def test_what_the_steps_teach_adds_up_to_the_gradient(name):
+    cell = CELLS[name]
+    params, inputs, loss = random_params(cell), random_inputs(cell, 2, 5), looked_at(3)
+    options = {"lengths": jnp.array([5, 2])}
+    found = jax.jit(lambda p, x: jl.gradients.weight_flow(cell, p, x, loss, **options))(
+        params, inputs
+    )
+    assert_sums_to(found, gradient_of(cell, params, inputs, loss, **options))
+    assert all(leaf.shape[0] == 5 for leaf in jax.tree.leaves(found.steps))
+
+
+@pytest.mark.usefixtures("x64")
+def test_each_step_teaches_what_backpropagation_by_hand_says():
+    params, inputs = random_params(LSTM), random_inputs(LSTM, T)
+    weights = [np.asarray(leaf) for leaf in params]
+    loss = lambda outputs: jnp.sum(outputs**2)  # noqa: E731
+    hidden, cell, gates = reference.lstm_forward(
+        *weights, np.asarray(inputs), np.zeros(4), np.zeros(4)
+    )
+    back = reference.lstm_backward(
+        *weights, np.asarray(inputs), np.zeros(4), np.zeros(4), 2 * hidden[1:]
+    )
+    found = jl.gradients.weight_flow(LSTM, params, inputs, loss)
+    norms = jl.gradients.gate_norms(found.steps, LSTM.gates)
+    for t in range(T):
+        i, f, g, o = gates[t]
+        dh, dc = back["hidden"][t], back["cell"][t]
+        dz = [
+            dc * g * i * (1 - i),
+            dc * cell[t] * f * (1 - f),
+            dc * i * (1 - g**2),
+            dh * np.tanh(cell[t + 1]) * o * (1 - o),
+        ]
+        wanted = np.outer(hidden[t], np.concatenate(dz))
+        np.testing.assert_allclose(found.steps.recurrent_kernel[t], wanted, rtol=1e-10, atol=1e-14)
+        np.testing.assert_allclose(
+            norms.recurrent_kernel[t],
+            [np.linalg.norm(np.outer(hidden[t], block)) for block in dz],
+            rtol=1e-10,
+            atol=1e-14,
+        )
+        np.testing.assert_allclose(found.steps.bias[t], np.concatenate(dz), rtol=1e-10, atol=1e-14)
+    with pytest.raises(ValueError, match=r"`contributions` must have leaves \[T, …, 3 · H\]"):
+        jl.gradients.gate_norms(found.steps, 3)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("reverse", "time_major"), [(False, True), (True, False)])
+def test_what_the_steps_teach_in_both_directions_under_masks_and_resets(reverse, time_major):
+    cell = jl.bidirectional(LSTM, jl.stack(GRU, jl.rnn(input_size=4, hidden_size=2)))
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    numbers = np.random.default_rng(5)
+    mask, resets = (jnp.asarray(numbers.random((B, T)) < share) for share in (0.7, 0.3))
+    inputs = jnp.where(mask[..., None], inputs, jnp.nan)
+    if time_major:
+        inputs, mask, resets = (jnp.moveaxis(a, 1, 0) for a in (inputs, mask, resets))
+    options = {"mask": mask, "resets": resets, "reverse": reverse, "time_major": time_major}
+    loss = looked_at(3)
+    found = jl.gradients.weight_flow(cell, params, inputs, loss, **options)
+    assert_sums_to(found, gradient_of(cell, params, inputs, loss, **options))
+    assert found.steps.forward.kernel.shape == (T, 3, 16)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_learnt_initial_carry_is_taught_before_the_first_step():
+    learnt = jl.Cell(
+        init=lambda key: jnp.ones(2),
+        initial_carry=lambda params, batch_shape=(): jnp.broadcast_to(params, (*batch_shape, 2)),
+        step=lambda params, carry, x: (jnp.tanh(0.5 * carry + x), 2 * carry),
+        input_shape=(2,),
+    )
+    params, inputs, loss = jnp.array([0.3, -0.7]), random_inputs(learnt, T), looked_at(1)
+    found = jl.gradients.weight_flow(learnt, params, inputs, loss)
+    assert not np.any(found.steps)
+    np.testing.assert_allclose(found.initial, gradient_of(learnt, params, inputs, loss))
+    noisy = jl.dropout(LSTM, rate=0.5)
+    with pytest.raises(ValueError, match="`key` must be None where there is a batch"):
+        jl.gradients.weight_flow(
+            noisy, random_params(noisy), random_inputs(noisy, B, T), loss, key=jax.random.key(0)
+        )
+
+
+@pytest.mark.usefixtures("x64")
+def test_all_exponents_together_are_the_mean_log_determinant():
+    cell = CELLS["rnn"]
+    params, noise = random_params(cell), random_inputs(cell, 60)
+    found = jl.gradients.lyapunov_spectrum(cell, params, noise, count=4, blocks=6)
+    jacobians = steps_of(cell, params, noise)
+    logs = np.array([np.linalg.slogdet(jacobian)[1] for jacobian in jacobians])
+    np.testing.assert_allclose(found.exponents.sum(), logs.mean(), rtol=1e-10)
+    np.testing.assert_allclose(found.blocks.sum(axis=1), logs.reshape(6, 10).mean(axis=1))
+    np.testing.assert_allclose(
+        found.standard_errors, np.std(found.blocks, axis=0, ddof=1) / np.sqrt(6)
+    )
+    # Few exponents are the first of many, in any order of directions.
+    few = jl.gradients.lyapunov_spectrum(cell, params, noise, count=2, blocks=6)
+    np.testing.assert_allclose(few.exponents, found.exponents[:2], rtol=1e-10)
+    final = jl.unroll(cell, params, noise).carry
+    np.testing.assert_allclose(few.carry.hidden, final.hidden)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_error_bar_of_an_exponent_covers_the_truth():
+    """A unit x_t = a_t x_{t-1}: its exponent is the mean of ln a, here −1/2, for any noise."""
+    cell = jl.Cell(
+        init=lambda key: jnp.zeros(1),
+        initial_carry=lambda params, batch_shape=(): jnp.ones((*batch_shape, 1)),
+        step=lambda params, carry, x: (carry * jnp.exp(x), carry),
+        input_shape=(1,),
+    )
+    noise = np.random.default_rng(0).normal(-0.5, 1.0, size=(200, 500, 1))
+    found = jax.vmap(lambda x: jl.gradients.lyapunov_spectrum(cell, jnp.zeros(1), x))(noise)
+    errors = np.abs(found.exponents[:, 0] + 0.5)
+    # Of ten blocks: 95 % lie within 2.26 standard errors (Student's t with 9 degrees of freedom).
+    covered = np.mean(errors < 2.26 * found.standard_errors[:, 0])
+    assert 0.91 <= covered <= 0.98

@@ -19,3 +19,6 @@ from jaxlstm.gradients.spectrum import bounds as bounds
 from jaxlstm.gradients.spectrum import effective_rank as effective_rank
 from jaxlstm.gradients.spectrum import jacobian_spectrum as jacobian_spectrum
 from jaxlstm.gradients.spectrum import weight_bound as weight_bound
+from jaxlstm.gradients.weights import WeightFlow as WeightFlow
+from jaxlstm.gradients.weights import gate_norms as gate_norms
+from jaxlstm.gradients.weights import weight_flow as weight_flow
