@@ -42,11 +42,14 @@ class _Optimizer(Kind, frozen=True, kw_only=True):
         schedule: its course.
         clip_norm: scale the gradient down to this norm, over all parameters, where it is larger
             (Pascanu, Mikolov, Bengio 2013); never if left out.
+        clip_value: clip every number of the gradient to plus or minus this, before the norm is
+            looked at (Mikolov 2012); never if left out. It changes the direction.
     """
 
     learning_rate: Positive
     schedule: Schedule = Constant()
     clip_norm: Positive | None = None
+    clip_value: Positive | None = None
 
 
 class Adam(_Optimizer, frozen=True, tag="adam"):

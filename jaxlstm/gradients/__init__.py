@@ -8,6 +8,8 @@ from jaxlstm.gradients.gates import Timescales as Timescales
 from jaxlstm.gradients.gates import gates as gates
 from jaxlstm.gradients.gates import memory_timescales as memory_timescales
 from jaxlstm.gradients.gates import saturation as saturation
+from jaxlstm.gradients.interventions import flossing as flossing
+from jaxlstm.gradients.interventions import norm_penalty as norm_penalty
 from jaxlstm.gradients.jacobians import jacobian_norms as jacobian_norms
 from jaxlstm.gradients.jacobians import step_jacobians as step_jacobians
 from jaxlstm.gradients.lyapunov import Lyapunov as Lyapunov

@@ -116,12 +116,29 @@ def step_with_probes(
     return structure.unflatten(evaluate(closed.jaxpr, closed.consts, arguments, added))
 
 
+def step_apart(cell: Cell, params: Params, carry: Carry, x: Array, seen: Carry) -> Carry:
+    """The new carry of one step, in which what depends on another part of it sees that in `seen`.
+
+    Its derivative by the old carry is what takes the adjoints that `flow` gives one step back: they
+    are total, so that the way from one part to another within the step is already in them.
+    """
+    closed, shapes = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
+    leaves, structure = jax.tree.flatten(shapes)
+    parts = jax.tree.leaves(seen)
+    held = [part if is_float(part) else None for part in parts]
+    held += [None] * (len(leaves) - len(parts))
+    arguments = jax.tree.leaves((params, carry, x))
+    found = evaluate(closed.jaxpr, closed.consts, arguments, held=held)
+    return structure.unflatten(found)[0]
+
+
 def evaluate(
     jaxpr: core.Jaxpr,
     consts: Sequence[Any],
     arguments: Sequence[Any],
     added: Sequence[Any] | None = None,
     watch: Callable[[Any, list[Any], list[Any]], list[Any]] | None = None,
+    held: Sequence[Any] | None = None,
 ) -> list[Any]:
     """Evaluate a jaxpr, adding to its outputs where they are computed, not where they are returned.
 
@@ -132,9 +149,18 @@ def evaluate(
         added: for each output what is added to it, or None.
         watch: `watch(equation, given, results) -> results` sees every equation. A jitted call
             within is entered where there is one, or where one of its results is added to.
+        held: for each output None, or what is seen in its place by all that is computed from it
+            within the jaxpr.
     """
     added = [None] * len(jaxpr.outvars) if added is None else added
+    held = [None] * len(jaxpr.outvars) if held is None else held
     values: dict[Any, Any] = {}
+    whole: dict[Any, Any] = {}
+    seen = {
+        variable: value
+        for variable, value in zip(jaxpr.outvars, held, strict=True)
+        if value is not None and not isinstance(variable, core.Literal)
+    }
     extra: dict[Any, Any] = {}
     for variable, probe in zip(jaxpr.outvars, added, strict=True):
         if probe is not None and not isinstance(variable, core.Literal):
@@ -143,8 +169,12 @@ def evaluate(
     def read(variable: Any) -> Any:
         return variable.val if isinstance(variable, core.Literal) else values[variable]
 
-    def write(variable: Any, value: Any) -> None:
-        values[variable] = value + extra[variable] if variable in extra else value
+    def write(variable: Any, value: Any, entered: bool = False) -> None:
+        if variable in extra and not entered:
+            value = value + extra[variable]
+        if variable in seen:
+            whole[variable], value = value, seen[variable]
+        values[variable] = value
 
     for variable, value in zip(jaxpr.constvars, consts, strict=True):
         values[variable] = value
@@ -154,11 +184,14 @@ def evaluate(
         given = [read(variable) for variable in equation.invars]
         inner: Any = equation.params.get("jaxpr")
         if equation.primitive.name in ("jit", "pjit") and (
-            watch is not None or any(variable in extra for variable in equation.outvars)
+            watch is not None
+            or any(variable in extra or variable in seen for variable in equation.outvars)
         ):
             probes = [extra.get(variable) for variable in equation.outvars]
-            results = evaluate(inner.jaxpr, inner.consts, given, probes, watch)
-            values.update(zip(equation.outvars, results, strict=True))
+            known = [seen.get(variable) for variable in equation.outvars]
+            results = evaluate(inner.jaxpr, inner.consts, given, probes, watch, known)
+            for variable, result in zip(equation.outvars, results, strict=True):
+                write(variable, result, entered=True)
             continue
         bound = equation.primitive.get_bind_params(equation.params)
         results = equation.primitive.bind(*given, **bound)
@@ -167,12 +200,13 @@ def evaluate(
             results = watch(equation, given, results)
         for variable, result in zip(equation.outvars, results, strict=True):
             write(variable, result)
-    return [
-        variable.val + probe
-        if isinstance(variable, core.Literal) and probe is not None
-        else read(variable)
-        for variable, probe in zip(jaxpr.outvars, added, strict=True)
-    ]
+
+    def result(variable: Any, probe: Any) -> Any:
+        if isinstance(variable, core.Literal):
+            return variable.val if probe is None else variable.val + probe
+        return whole[variable] if variable in whole else values[variable]
+
+    return [result(*pair) for pair in zip(jaxpr.outvars, added, strict=True)]
 
 
 def is_float(leaf: Any) -> bool:

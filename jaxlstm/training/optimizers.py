@@ -49,6 +49,8 @@ def build(spec: config.Optimizer, steps: int) -> optax.GradientTransformation:
             update = optax.sgd(rate, momentum=spec.momentum or None)
     if spec.clip_norm is not None:
         update = optax.chain(optax.clip_by_global_norm(spec.clip_norm), update)
+    if spec.clip_value is not None:
+        update = optax.chain(optax.clip(spec.clip_value), update)
     return _promoting(update)
 
 

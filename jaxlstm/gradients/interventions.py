@@ -1,0 +1,168 @@
+"""Terms of a loss that keep gradients from vanishing or exploding.
+
+Clipping, the other intervention, is a matter of the optimiser: `optax.clip_by_global_norm` and
+`optax.clip`. Initialisers are in `jaxlstm.initializers`: `orthogonal`, `identity`, `chrono`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.gradients.flow import flow
+from jaxlstm.gradients.lyapunov import lyapunov_spectrum
+from jaxlstm.gradients.trace import step_apart
+from jaxlstm.gradients.walk import walk
+
+
+def norm_penalty(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    loss: Callable[[Any], Array],
+    *,
+    carry: Carry | None = None,
+    lengths: Array | None = None,
+    exact: bool = False,
+) -> Array:
+    """The regulariser of Pascanu, Mikolov, Bengio (2013), which asks error signals to keep norm.
+
+        Ω = Σ_t (‖δ_t J_t‖ / ‖δ_t‖ − 1)²,   δ_t = ∂L/∂state_t,  J_t = ∂state_t/∂state_{t−1}
+
+    summed over the steps that an error reaches, and the mean over the batch. For gates and memories
+    the state is the whole carry, and δ_t the adjoints that `flow` measures. Costs about two
+    training steps.
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters; differentiate with respect to them.
+        inputs: `[*batch, T, *input_shape]`.
+        loss: the function of the outputs of `unroll`, without this penalty.
+        carry: the carry to begin with; the initial one if None.
+        lengths: `[*batch]`, valid steps.
+        exact: whether the gradient of Ω is the true one. As in the paper, it is not: states and δ
+            are taken for constants, so that only what the weights do to J_t counts.
+
+    Returns:
+        Ω, [].
+
+    Raises:
+        TypeError: when `cell` is no `Cell`.
+        ValueError: when the cell cannot be stepped, or the loss is no scalar.
+
+    Examples:
+        A linear unit with w = ½ halves the error at each of 3 steps:
+
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.rnn(input_size=1, hidden_size=1, activation="identity", use_bias=False)
+        >>> params = jl.RNNParams(jnp.zeros((1, 1)), jnp.array([[0.5]]), None)
+        >>> last = lambda outputs: outputs[-1, 0]
+        >>> penalty = jax.value_and_grad(jl.gradients.norm_penalty, argnums=1)
+        >>> value, gradient = penalty(cell, params, jnp.zeros((3, 1)), last)
+        >>> float(value), float(gradient.recurrent_kernel[0, 0])  # 3 · ¼, and 3 · 2 · (½ − 1)
+        (0.75, -3.0)
+    """
+    along = walk(cell, params, inputs, carry, lengths)
+    found = flow(cell, params, inputs, loss, carry=carry, lengths=lengths).gradients
+    states, errors = along.carries, found
+    if not exact:
+        states, errors = lax.stop_gradient((states, errors))
+
+    def ratio(carry: Carry, x: Array, error: Carry, valid: Array) -> Array:
+        seen, _ = cell.step(params, carry, x)
+
+        def step(parts: list[Array]) -> list[Array]:
+            rest = iter(parts)
+            whole = jax.tree.map(
+                lambda e, c: c if e is None else next(rest), error, carry, is_leaf=_is_none
+            )
+            new = step_apart(cell, params, whole, x, seen)
+            return _beside(error, new)
+
+        given = jax.tree.leaves(error)
+        back = jax.vjp(step, _beside(error, carry))[1](given)[0]
+        before, after = _square(back), _square(given)
+        reached = valid & (after > 0)
+        # Where no error arrives the ratio is 0 / 0; roots are kept off zero for their derivative.
+        safe = jnp.where(reached & (before > 0), before / jnp.where(after > 0, after, 1), 1)
+        kept = jnp.where(before > 0, jnp.sqrt(safe), 0)
+        return jnp.where(reached, (kept - 1) ** 2, 0)
+
+    for _ in range(along.axis + 1):
+        ratio = jax.vmap(ratio)
+    omega = ratio(states, along.inputs, errors, along.valid)
+    return jnp.mean(jnp.sum(omega, axis=-1))
+
+
+def flossing(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    *,
+    count: int,
+    carry: Carry | None = None,
+    warmup: int = 0,
+    key: Array | None = None,
+) -> Array:
+    """Gradient flossing: the mean square of the first Lyapunov exponents, (1/k) Σ λ_i².
+
+    Pushed to zero before and during training it keeps k directions along which gradients neither
+    vanish nor explode. Engelken (2023), "Gradient flossing: improving gradient descent through
+    dynamic control of Jacobians". Costs a `lyapunov_spectrum` and its backward pass, with the
+    memory of T steps.
+
+    Args:
+        cell: a cell that can be stepped.
+        params: its parameters; differentiate with respect to them.
+        inputs: `[*batch, T, *input_shape]`, what drives the network.
+        count: k, how many exponents.
+        carry: the carry to begin with, `[*batch, …]`; the initial one if None.
+        warmup: steps at the beginning that are run but not counted.
+        key: draws the first directions; the first coordinate axes if None.
+
+    Returns:
+        The mean over the exponents and the batch, [].
+
+    Raises:
+        TypeError: when `cell` is no `Cell`.
+        ValueError: when the cell cannot be stepped or there are more exponents than states.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.rnn(input_size=1, hidden_size=2, activation="identity",
+        ...               recurrent_init=jl.initializers.orthogonal(scale=0.5))
+        >>> params = cell.init(jax.random.key(0))
+        >>> found = jl.gradients.flossing(cell, params, jnp.zeros((10, 1)), count=2)
+        >>> round(float(found), 4), round(float(jnp.log(2.0) ** 2), 4)
+        (0.4805, 0.4805)
+    """
+    inputs = jnp.asarray(inputs)
+    batch = inputs.ndim - len(cell.input_shape) - 1
+
+    def measure(inputs: Array, carry: Carry | None) -> Array:
+        found = lyapunov_spectrum(
+            cell, params, inputs, count=count, carry=carry, warmup=warmup, blocks=1, key=key
+        )
+        return jnp.mean(found.exponents**2)
+
+    for _ in range(batch):
+        measure = jax.vmap(measure)
+    return jnp.mean(measure(inputs, carry))
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _beside(error: Carry, carry: Carry) -> list[Array]:
+    """The leaves of a carry that have an error."""
+    errors = jax.tree.leaves(error, is_leaf=_is_none)
+    return [c for e, c in zip(errors, jax.tree.leaves(carry), strict=True) if e is not None]
+
+
+def _square(leaves: list[Array]) -> Array:
+    return functools.reduce(jnp.add, [jnp.sum(leaf * leaf) for leaf in leaves])
