@@ -179,7 +179,9 @@ def test_copy_follows_the_protocol(delay, symbols, payload):
     assert (task.input_size, task.output_size) == (symbols + 2, symbols + 1)
 
 
-@pytest.mark.parametrize(("delay", "published"), [(100, 0.173287), (1000, 0.020387)])
+@pytest.mark.parametrize(
+    ("delay", "published"), [(100, 0.173287), (500, 0.039989), (1000, 0.020387), (2000, 0.010294)]
+)
 def test_copy_baselines_are_the_published_ones(delay, published):
     baselines = build(CopyMemory(delay=delay)).baselines
     assert baselines["memoryless cross_entropy"] == pytest.approx(published, abs=5e-7)

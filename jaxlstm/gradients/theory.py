@@ -174,16 +174,72 @@ def relu_exponent(gain: float) -> float:
     return 0.5 * math.log(gain**2 / 2)
 
 
-def critical_gain(input_variance: float = 0.0) -> float:
-    """The gain at which the exponent of a tanh network with such inputs is zero.
+def relu_variance(gain: float, input_variance: float = 0.0) -> float:
+    """The mean-field fixed point q = g² q / 2 + σ² of a random ReLU network, σ² / (1 − g² / 2).
+
+    Half of all units are silent at any time, so that half the variance is passed on.
+
+    Args:
+        gain: g; from √2 on the activity grows without end.
+        input_variance: σ², as in `tanh_variance`.
+
+    Returns:
+        q, infinite from g = √2 on.
+
+    Examples:
+        >>> relu_variance(1.0, 0.5), relu_variance(2.0)
+        (1.0, inf)
+    """
+    return input_variance / (1 - gain**2 / 2) if gain**2 < 2 else math.inf
+
+
+def linear_variance(gain: float, input_variance: float = 0.0) -> float:
+    """The mean-field fixed point q = g² q + σ² of a random linear network, σ² / (1 − g²).
+
+    Args:
+        gain: g; from 1 on the activity grows without end.
+        input_variance: σ², as in `tanh_variance`.
+
+    Returns:
+        q, infinite from g = 1 on.
+
+    Examples:
+        >>> round(linear_variance(0.5, 0.75), 12)
+        1.0
+    """
+    return input_variance / (1 - gain**2) if gain < 1 else math.inf
+
+
+def linear_exponent(gain: float) -> float:
+    """The mean-field exponent ln g of a random linear network; zero at g = 1.
+
+    Args:
+        gain: g.
+
+    Examples:
+        >>> linear_exponent(1.0)
+        0.0
+    """
+    return math.log(gain)
+
+
+def critical_gain(input_variance: float = 0.0, activation: str = "tanh") -> float:
+    """The gain at which the exponent of a random network with such inputs is zero.
+
+    For ReLU √2 and for a linear network 1, whatever comes in; inputs push a tanh network into its
+    flat parts, so that it turns chaotic later.
 
     Args:
         input_variance: σ², as in `tanh_variance`.
+        activation: "tanh", "relu" or "identity".
 
     Examples:
-        >>> critical_gain(), round(critical_gain(0.5), 4)
-        (1.0, 1.6862)
+        >>> critical_gain(), round(critical_gain(0.5), 4), round(critical_gain(0.5, "relu"), 4)
+        (1.0, 1.6862, 1.4142)
     """
+    check_choice("activation", activation, ("tanh", "relu", "identity"))
+    if activation != "tanh":
+        return math.sqrt(2) if activation == "relu" else 1.0
     if input_variance == 0.0:
         return 1.0
     low, high = 1.0, 20.0
@@ -194,11 +250,56 @@ def critical_gain(input_variance: float = 0.0) -> float:
     return (low + high) / 2
 
 
+def ginibre_radius(gain: float) -> float:
+    """The spectral radius g of a large matrix of independent entries of deviation g / √N.
+
+    Ginibre (1965); its eigenvalues fill the disc evenly.
+
+    Args:
+        gain: g.
+
+    Examples:
+        >>> ginibre_radius(1.5)
+        1.5
+    """
+    return gain
+
+
+def ginibre_norm(gain: float) -> float:
+    """The largest singular value 2g of the same matrix: one step may stretch twice the radius.
+
+    Marchenko & Pastur (1967). That is why ‖U‖₂ > 1 does not yet explode.
+
+    Args:
+        gain: g.
+
+    Examples:
+        >>> ginibre_norm(1.5)
+        3.0
+    """
+    return 2 * gain
+
+
+def lstm_radius(gain: float, forget_bias: float = 1.0) -> float:
+    """The spectral radius f + g / 4 of dc'/dc of an LSTM at zero state and input.
+
+    There the eigenvalues are f + i·o·eig(U_g) with i = o = ½, U_g a Ginibre block of gain g.
+
+    Args:
+        gain: g, of the candidate's block of the recurrent kernel.
+        forget_bias: f = σ(forget_bias).
+
+    Examples:
+        >>> lstm_radius(2.0, 0.0)
+        1.0
+    """
+    return 1 / (1 + math.exp(-forget_bias)) + ginibre_radius(gain) / 4
+
+
 def lstm_critical_gain(forget_bias: float = 1.0) -> float:
     """The recurrent gain at which an LSTM at zero state and input turns unstable, 4 (1 − f).
 
-    There the eigenvalues of dc'/dc are f + i·o·eig(U_g) with i = o = ½, so a Ginibre block U_g of
-    gain g reaches out to f + g / 4.
+    Where `lstm_radius` is one.
 
     Args:
         forget_bias: f = σ(forget_bias).
@@ -208,6 +309,21 @@ def lstm_critical_gain(forget_bias: float = 1.0) -> float:
         (2.0, 1.0758)
     """
     return 4 / (1 + math.exp(forget_bias))
+
+
+def gru_radius(gain: float) -> float:
+    """The spectral radius ½ + g / 4 of dh'/dh of a GRU at zero state and input.
+
+    There the eigenvalues are z + (1 − z)·r·eig(U_n) with z = r = ½.
+
+    Args:
+        gain: g, of the candidate's block of the recurrent kernel.
+
+    Examples:
+        >>> gru_radius(2.0)
+        1.0
+    """
+    return 0.5 + ginibre_radius(gain) / 4
 
 
 def gru_critical_gain() -> float:
