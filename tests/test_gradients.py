@@ -1,7 +1,5 @@
 """`jl.gradients` against backpropagation by hand, composed steps, and identities."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,40 +106,6 @@ def test_flow_in_both_directions():
     alone = jl.gradients.flow(RNN, params.backward, inputs, backward_loss, reverse=True)
     np.testing.assert_allclose(found.norms.backward.hidden, alone.norms.hidden, rtol=1e-10)
     assert found.norms.forward.cell.shape == (T,)
-
-
-class LeakyCarry(NamedTuple):
-    memory: jax.Array
-
-
-def leaky(rate):
-    """A user's cell, jitted, whose output is not its state."""
-
-    @jax.jit
-    def step(params, carry, x):
-        memory = jnp.tanh(rate * carry.memory + x * params)
-        return LeakyCarry(memory), 2 * memory + 1
-
-    return jl.Cell(
-        init=lambda key: jnp.ones(2),
-        initial_carry=lambda params, batch_shape=(): LeakyCarry(
-            jnp.zeros((*batch_shape, 2), params.dtype)
-        ),
-        step=step,
-        input_shape=(2,),
-    )
-
-
-@pytest.mark.usefixtures("x64")
-def test_a_users_jitted_cell_goes_through_all_measurements():
-    cell = leaky(0.9)
-    params, inputs = jnp.array([0.3, -0.7]), random_inputs(cell, T)
-    found = jl.gradients.flow(cell, params, inputs, lambda outputs: jnp.sum(outputs[-1]))
-    np.testing.assert_allclose(found.gradients.memory[-1], [2.0, 2.0])
-    norms = jl.gradients.jacobian_norms(cell, params, inputs)
-    assert norms.shape == (T + 1,)
-    assert float(norms[-1]) == 1.0
-    assert jl.gradients.lyapunov_spectrum(cell, params, inputs, blocks=2).exponents[0] < 0
 
 
 @pytest.mark.usefixtures("x64")

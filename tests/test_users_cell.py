@@ -1,0 +1,159 @@
+"""A cell of thirty lines, which knows nothing of the instruments, goes through all of them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_table import random_inputs, random_params
+
+import jaxlstm as jl
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+T, B, I, H = 6, 3, 2, 3
+
+
+class FastParams(NamedTuple):
+    kernel: jax.Array
+    recurrent_kernel: jax.Array
+    alpha: jax.Array
+    beta: jax.Array
+
+
+class FastCarry(NamedTuple):
+    hidden: jax.Array
+
+
+@jl.described
+def fast_gated(*, input_size: int, hidden_size: int) -> jl.Cell:
+    """h = (α (1 − z) + β) tanh(s) + z h, z = σ(s), s = x W + h U; the output is 2h."""
+
+    def init(key):
+        k1, k2 = jax.random.split(key)
+        return FastParams(
+            jax.random.normal(k1, (input_size, hidden_size)),
+            jax.random.normal(k2, (hidden_size, hidden_size)),
+            jnp.array(0.9),
+            jnp.array(0.1),
+        )
+
+    def initial_carry(params, batch_shape=()):
+        return FastCarry(jnp.zeros((*batch_shape, hidden_size), params.kernel.dtype))
+
+    @jax.jit
+    def step(params, carry, x):
+        s = x @ params.kernel + carry.hidden @ params.recurrent_kernel
+        z = jax.nn.sigmoid(s)
+        hidden = (params.alpha * (1 - z) + params.beta) * jnp.tanh(s) + z * carry.hidden
+        return FastCarry(hidden), 2 * hidden
+
+    return jl.Cell(init, initial_carry, step, input_shape=(input_size,))
+
+
+CELL = fast_gated(input_size=I, hidden_size=H)
+
+
+def by_hand(params, inputs):
+    """States, gates and step Jacobians of one sequence."""
+    kernel, recurrent, alpha, beta = (np.asarray(leaf) for leaf in params)
+    h, states, gates, jacobians = np.zeros(H), [], [], []
+    for x in np.asarray(inputs):
+        s = x @ kernel + h @ recurrent
+        z, n = 1 / (1 + np.exp(-s)), np.tanh(s)
+        slope = -alpha * z * (1 - z) * n + (alpha * (1 - z) + beta) * (1 - n**2) + z * (1 - z) * h
+        jacobians.append(np.diag(z) + slope[:, None] * recurrent.T)
+        h = (alpha * (1 - z) + beta) * n + z * h
+        states.append(h)
+        gates.append(z)
+    return np.reshape(states, (-1, H)), np.reshape(gates, (-1, H)), jacobians
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_users_cell_goes_through_all_measurements():
+    params, inputs = random_params(CELL), random_inputs(CELL, B, T)
+    lengths = np.array([T, 4, 0])
+    options = {"lengths": jnp.asarray(lengths)}
+    loss = lambda outputs: jnp.sum(outputs**2) / 2  # noqa: E731
+    measures = jl.gradients
+
+    flow = measures.flow(CELL, params, inputs, loss, **options)
+    taught = measures.weight_flow(CELL, params, inputs, loss, **options)
+    norms = measures.jacobian_norms(CELL, params, inputs, **options)
+    spectrum = measures.jacobian_spectrum(CELL, params, inputs, every=2, **options)
+    found_bounds = measures.bounds(CELL, params, inputs, **options)
+    found_gates = measures.gates(CELL, params, inputs, **options)
+    stuck = measures.saturation(CELL, params, inputs, **options)
+    times = measures.memory_timescales(CELL, params, inputs, **options)
+    penalty = measures.norm_penalty(CELL, params, inputs, loss, **options)
+
+    omega = 0.0
+    for row, length in enumerate(lengths):
+        states, gates, jacobians = by_hand(params, inputs[row, :length])
+        errors, arriving, error = [], [], np.zeros(H)
+        for t in reversed(range(length)):
+            error = 4 * states[t] + error
+            errors.insert(0, error)
+            error = jacobians[t].T @ error
+            arriving.insert(0, error)
+        if length:
+            np.testing.assert_allclose(flow.gradients.hidden[row, :length], errors, rtol=1e-9)
+            ratios = np.linalg.norm(arriving, axis=1) / np.linalg.norm(errors, axis=1)
+            omega += np.sum((ratios - 1) ** 2) / B
+        product = np.eye(H)
+        for jacobian in jacobians:
+            product = jacobian @ product
+        values = np.linalg.svd(product, compute_uv=False)
+        np.testing.assert_allclose(np.exp(spectrum.log_values[row, 0]), values, rtol=1e-7)
+        np.testing.assert_allclose(norms[row, 0], values[0], rtol=1e-9)
+        steps = [np.linalg.norm(jacobian, 2) for jacobian in jacobians]
+        np.testing.assert_allclose(found_bounds.log_products[row, 0], np.sum(np.log(steps)))
+        np.testing.assert_allclose(found_gates["sigmoid.0"][row, :length], gates, rtol=1e-9)
+        # Without a gradient through its two activations the cell is a leaky integrator.
+        np.testing.assert_allclose(times.factors.hidden[row, :length], gates, rtol=1e-9)
+    np.testing.assert_allclose(penalty, omega, rtol=1e-9)
+    gates = np.concatenate(
+        [np.asarray(found_gates["sigmoid.0"])[r, :n] for r, n in enumerate(lengths)]
+    )
+    np.testing.assert_allclose(stuck["sigmoid.0"].mean, gates.mean(axis=0))
+    assert set(stuck) == {"sigmoid.0", "tanh.0"}
+    total = jax.grad(lambda p: loss(jl.unroll(CELL, p, inputs, **options).outputs))(params)
+    for steps, whole in zip(taught.steps, total, strict=True):
+        np.testing.assert_allclose(steps.sum(axis=0), whole, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_users_cell_has_exponents_and_can_be_flossed():
+    params, inputs = random_params(CELL), random_inputs(CELL, 40)
+    found = jl.gradients.lyapunov_spectrum(CELL, params, inputs, count=H)
+    logs = [np.linalg.slogdet(jacobian)[1] for jacobian in by_hand(params, inputs)[2]]
+    np.testing.assert_allclose(found.exponents.sum(), np.mean(logs), rtol=1e-9)
+    value = jl.gradients.flossing(CELL, params, inputs, count=H)
+    np.testing.assert_allclose(value, np.mean(found.exponents**2), rtol=1e-9)
+
+
+def test_every_measurement_may_be_jitted_and_mapped():
+    """Over seeds, with nothing but `jit` and `vmap` around the call."""
+    inputs, loss = jnp.ones((4, I)), lambda outputs: jnp.sum(outputs**2)
+    measures = {
+        "flow": lambda p: jl.gradients.flow(CELL, p, inputs, loss).norms,
+        "weight_flow": lambda p: jl.gradients.weight_flow(CELL, p, inputs, loss).steps,
+        "norms": lambda p: jl.gradients.jacobian_norms(CELL, p, inputs, log=True),
+        "spectrum": lambda p: jl.gradients.jacobian_spectrum(CELL, p, inputs).log_values,
+        "lyapunov": lambda p: jl.gradients.lyapunov_spectrum(CELL, p, inputs, blocks=2).exponents,
+        "bounds": lambda p: jl.gradients.bounds(CELL, p, inputs).log_products,
+        "gates": lambda p: jl.gradients.gates(CELL, p, inputs),
+        "saturation": lambda p: jl.gradients.saturation(CELL, p, inputs),
+        "timescales": lambda p: jl.gradients.memory_timescales(CELL, p, inputs).units,
+        "penalty": lambda p: jl.gradients.norm_penalty(CELL, p, inputs, loss),
+        "flossing": lambda p: jl.gradients.flossing(CELL, p, inputs, count=1),
+    }
+    seeds = jax.vmap(CELL.init)(jax.random.split(jax.random.key(0), 2))
+
+    def all_of_them(params):
+        return {name: measure(params) for name, measure in measures.items()}
+
+    mapped = jax.jit(jax.vmap(all_of_them))(seeds)
+    alone = all_of_them(jax.tree.map(lambda leaf: leaf[1], seeds))
+    for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(mapped), strict=True):
+        np.testing.assert_allclose(many[1], one, rtol=2e-4, atol=1e-5)
