@@ -1,6 +1,7 @@
 # Everything a newcomer needs: `make run` and `make test`. Python 3.11 or newer with pip and venv.
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= flax,experiments,convert,peers,test
 BIN = $(VENV)/bin
 
 .PHONY: run test test-all abilities lint install clean
@@ -30,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "jaxlstm needs Python 3.11 or newer, got %d.%d: try make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[flax,experiments,test]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.installed

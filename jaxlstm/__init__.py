@@ -1,8 +1,8 @@
 """jaxlstm: optax for recurrence.
 
 Pure recurrent cells, scanned over time with `jax.lax.scan`, and the gradients that flow through
-them, measured. Importing the package imports jax and nothing heavier; `jaxlstm.nn` is imported when
-it is first used, and needs flax.
+them, measured. Importing the package imports jax and nothing heavier; `jaxlstm.nn`, which needs
+flax, and `jaxlstm.convert` are imported when they are first used.
 """
 
 import importlib
@@ -30,6 +30,7 @@ from jaxlstm.cells import MLSTMParams as MLSTMParams
 from jaxlstm.cells import Noisy as Noisy
 from jaxlstm.cells import RNNCarry as RNNCarry
 from jaxlstm.cells import RNNParams as RNNParams
+from jaxlstm.cells import RNNVariantParams as RNNVariantParams
 from jaxlstm.cells import SLSTMCarry as SLSTMCarry
 from jaxlstm.cells import bidirectional as bidirectional
 from jaxlstm.cells import conv_lstm as conv_lstm
@@ -60,12 +61,13 @@ from jaxlstm.unroll import Unrolled as Unrolled
 from jaxlstm.unroll import unroll as unroll
 
 if TYPE_CHECKING:
+    from jaxlstm import convert as convert
     from jaxlstm import nn as nn
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "nn":
-        return importlib.import_module("jaxlstm.nn")
+    if name in ("nn", "convert"):
+        return importlib.import_module(f"jaxlstm.{name}")
     raise AttributeError(f"module 'jaxlstm' has no attribute {name!r}")

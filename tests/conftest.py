@@ -19,6 +19,13 @@ def strict():
 
 
 @pytest.fixture
+def lenient():
+    """For other frameworks, which promote types and ranks as they please."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
 def x64():
     """Double precision for one test."""
     with jax.enable_x64(True):

@@ -339,6 +339,20 @@ def test_stacked_and_bidirectional_layers_are_reset_whole():
     close(layer(inputs(B, T)), first)
 
 
+# Parameters that are there.
+
+
+def test_a_layer_of_given_parameters():
+    cell = jl.gru(input_size=I, hidden_size=H)
+    params = cell.init(jax.random.key(4))
+    layer = NN.RNN(cell, params=params)
+    close(layer(inputs(B, T)), jl.unroll(cell, params, inputs(B, T)).outputs[:, -1])
+    with pytest.raises(ValueError, match=r"`params` must be GRUParams\(kernel=float32\[3,12\]"):
+        NN.RNN(cell, params=params._replace(bias=None))
+    with pytest.raises(TypeError, match=r"`rngs` must be a flax\.nnx\.Rngs, got None"):
+        NN.RNN(cell)
+
+
 # Sharding.
 
 

@@ -40,6 +40,7 @@ from jaxlstm.cells.noise import zoneout as zoneout
 from jaxlstm.cells.registry import from_dict as from_dict
 from jaxlstm.cells.rnn import RNNCarry as RNNCarry
 from jaxlstm.cells.rnn import RNNParams as RNNParams
+from jaxlstm.cells.rnn import RNNVariantParams as RNNVariantParams
 from jaxlstm.cells.rnn import indrnn as indrnn
 from jaxlstm.cells.rnn import rnn as rnn
 from jaxlstm.cells.xlstm import MLSTMCarry as MLSTMCarry

@@ -136,12 +136,16 @@ def affine(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
     return product + jnp.broadcast_to(bias.astype(dtype), product.shape)
 
 
-def gated_affine(hidden: Any, kernel: Array, gates: int, dtype: Any) -> Array:
-    """`hidden @ kernel`; where `hidden` is a tuple, each gate's block gets an input of its own."""
+def gated_affine(
+    hidden: Any, kernel: Array, gates: int, dtype: Any, bias: Array | None = None
+) -> Array:
+    """`hidden @ kernel + bias`; where `hidden` is a tuple, each gate's block sees its own."""
     if not isinstance(hidden, tuple):
-        return affine(hidden, kernel, None, dtype)
-    parts = zip(hidden, jnp.split(kernel, gates, axis=-1), strict=True)
-    return jnp.concatenate([affine(h, block, None, dtype) for h, block in parts], axis=-1)
+        return affine(hidden, kernel, bias, dtype)
+    kernels = jnp.split(kernel, gates, axis=-1)
+    biases = [None] * gates if bias is None else jnp.split(bias, gates)
+    parts = zip(hidden, kernels, biases, strict=True)
+    return jnp.concatenate([affine(h, block, b, dtype) for h, block, b in parts], axis=-1)
 
 
 def output_shape(cell: Cell) -> tuple[int, ...]:

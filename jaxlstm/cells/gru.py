@@ -106,10 +106,9 @@ def gru(
         seen = hidden if isinstance(hidden, tuple) else (hidden,) * gates
         x_r, x_z, x_n = jnp.split(affine(x, params.kernel, params.bias, compute), gates, axis=-1)
         if reset_after:
-            product = gated_affine(hidden, params.recurrent_kernel, gates, compute)
-            if params.recurrent_bias is not None:
-                bias = params.recurrent_bias.astype(compute)
-                product = product + jnp.broadcast_to(bias, product.shape)
+            product = gated_affine(
+                hidden, params.recurrent_kernel, gates, compute, params.recurrent_bias
+            )
             h_r, h_z, h_n = jnp.split(product, gates, axis=-1)
             n = phi(x_n + named(sigma(x_r + h_r), "r") * h_n)
         else:

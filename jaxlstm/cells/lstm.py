@@ -37,6 +37,7 @@ class LSTMVariantParams(NamedTuple):
         peephole: [3, H], what i, f and o see of the memory; rows of missing gates are not used.
         gate_kernel: [mH, mH], from the gates of the step before (all but g) to those of this one.
         projection: [H, P].
+        recurrent_bias: [nH], a second bias.
     """
 
     kernel: Array
@@ -45,6 +46,7 @@ class LSTMVariantParams(NamedTuple):
     peephole: Array | None = None
     gate_kernel: Array | None = None
     projection: Array | None = None
+    recurrent_bias: Array | None = None
 
 
 class LSTMCarry(NamedTuple):
@@ -80,6 +82,7 @@ def lstm(
     full_gate_recurrence: bool = False,
     cell_clip: float | None = None,
     projection_size: int | None = None,
+    recurrent_bias: bool = False,
     kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
     recurrent_init: Callable[..., Array] = initializers.orthogonal(),
     bias_init: Callable[..., Array] | None = None,
@@ -123,6 +126,8 @@ def lstm(
         full_gate_recurrence: the gates see the gates of the step before, as in the 1997 paper.
         cell_clip: c_t is clipped to [−cell_clip, cell_clip]; None for no bound.
         projection_size: P, h_t = (o ⊙ ψ(c_t)) V with V [H, P]; None for none. See `lstmp`.
+        recurrent_bias: a second bias, added to h_{t−1} U. It does nothing that b does not: it keeps
+            weights that come from elsewhere as they are.
         kernel_init: initialiser of W [I, 4H].
         recurrent_init: initialiser of each gate's block [H, H] of U. Orthogonal per gate; see
             `jaxlstm.initializers` for the reason and for the way of Keras.
@@ -134,9 +139,9 @@ def lstm(
             bfloat16 still remembers in float32.
 
     Returns:
-        A `Cell` with `LSTMParams` and `LSTMCarry`; with peepholes, full gate recurrence or a
-        projection the parameters are `LSTMVariantParams`, and with full gate recurrence the carry
-        is `LSTMGatesCarry`.
+        A `Cell` with `LSTMParams` and `LSTMCarry`; with peepholes, full gate recurrence, a
+        projection or a second bias the parameters are `LSTMVariantParams`, and with full gate
+        recurrence the carry is `LSTMGatesCarry`.
 
     Raises:
         TypeError: when a size is no int.
@@ -179,7 +184,7 @@ def lstm(
     gates = tuple(gate for gate in blocks if gate != "g")
     width = len(blocks) * hidden_size
     output_size = projection_size or hidden_size
-    plain = not (peepholes or full_gate_recurrence or projection_size)
+    plain = not (peepholes or full_gate_recurrence or projection_size or recurrent_bias)
 
     def init(key: Array) -> LSTMParams | LSTMVariantParams:
         k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
@@ -205,6 +210,7 @@ def lstm(
             kernel_init(k_projection, (hidden_size, output_size), param_dtype)
             if projection_size
             else None,
+            jnp.zeros(width, param_dtype) if recurrent_bias else None,
         )
 
     def initial_carry(params: Any, batch_shape: tuple[int, ...] = ()) -> Any:
@@ -219,11 +225,12 @@ def lstm(
     def gated_step(params: Any, carry: Any, x: Array, hidden: Array) -> tuple[Any, Array]:
         compute = dtype or params.kernel.dtype
         z = affine(x, params.kernel, params.bias, compute)
-        z = z + gated_affine(hidden, params.recurrent_kernel, len(blocks), compute)
+        more = params.recurrent_bias if recurrent_bias else None
+        z = z + gated_affine(hidden, params.recurrent_kernel, len(blocks), compute, more)
         net = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
         if full_gate_recurrence:
-            more = jnp.split(affine(carry.gates, params.gate_kernel, None, compute), len(gates), -1)
-            net |= {gate: net[gate] + m for gate, m in zip(gates, more, strict=True)}
+            last = jnp.split(affine(carry.gates, params.gate_kernel, None, compute), len(gates), -1)
+            net |= {gate: net[gate] + m for gate, m in zip(gates, last, strict=True)}
 
         def look(gate: str, row: int, cell: Array) -> Array:
             if not peepholes:

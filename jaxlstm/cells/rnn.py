@@ -21,6 +21,15 @@ class RNNParams(NamedTuple):
     bias: Array | None
 
 
+class RNNVariantParams(NamedTuple):
+    """Weights of a simple RNN with a second bias, `recurrent_bias` [H], as torch has it."""
+
+    kernel: Array
+    recurrent_kernel: Array
+    bias: Array | None
+    recurrent_bias: Array
+
+
 class RNNCarry(NamedTuple):
     """State of a simple RNN: `hidden` [*batch, H], which is also its output."""
 
@@ -34,6 +43,7 @@ def rnn(
     hidden_size: int,
     activation: str = "tanh",
     use_bias: bool = True,
+    recurrent_bias: bool = False,
     kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
     recurrent_init: Callable[..., Array] = initializers.orthogonal(),
     bias_init: Callable[..., Array] = initializers.constant(value=0.0),
@@ -50,6 +60,8 @@ def rnn(
         hidden_size: H, the number of units.
         activation: φ: "tanh", "relu", "identity" or "sigmoid".
         use_bias: whether there is a bias b.
+        recurrent_bias: whether there is a second bias, added to h_{t−1} U. It does nothing that b
+            does not: it keeps weights that come from elsewhere as they are.
         kernel_init: initialiser of W [I, H].
         recurrent_init: initialiser of U [H, H]; `initializers.identity()` with "relu" gives the
             IRNN of Le, Jaitly, Hinton (2015).
@@ -58,7 +70,7 @@ def rnn(
         dtype: type of the computation, the state and the outputs; that of the parameters if None.
 
     Returns:
-        A `Cell` with `RNNParams` and `RNNCarry`.
+        A `Cell` with `RNNParams`, or `RNNVariantParams` with a second bias, and `RNNCarry`.
 
     Raises:
         TypeError: when a size is no int.
@@ -76,24 +88,26 @@ def rnn(
     check_size("hidden_size", hidden_size)
     phi = by_name(activation, "activation")
 
-    def init(key: Array) -> RNNParams:
+    def init(key: Array) -> RNNParams | RNNVariantParams:
         k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
-        return RNNParams(
+        params = RNNParams(
             kernel_init(k_kernel, (input_size, hidden_size), param_dtype),
             recurrent_init(k_recurrent, (hidden_size, hidden_size), param_dtype),
             bias_init(k_bias, (hidden_size,), param_dtype) if use_bias else None,
         )
+        if not recurrent_bias:
+            return params
+        return RNNVariantParams(*params, jnp.zeros(hidden_size, param_dtype))
 
     def initial_carry(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNCarry:
         return RNNCarry(jnp.zeros((*batch_shape, hidden_size), dtype or params.kernel.dtype))
 
-    def gated_step(
-        params: RNNParams, carry: RNNCarry, x: Array, hidden: Any
-    ) -> tuple[RNNCarry, Array]:
+    def gated_step(params: Any, carry: RNNCarry, x: Array, hidden: Any) -> tuple[RNNCarry, Array]:
         compute = dtype or params.kernel.dtype
+        more = params.recurrent_bias if recurrent_bias else None
         new = phi(
             affine(x, params.kernel, params.bias, compute)
-            + gated_affine(hidden, params.recurrent_kernel, 1, compute)
+            + gated_affine(hidden, params.recurrent_kernel, 1, compute, more)
         )
         new = named(new, "h")
         return RNNCarry(new), new

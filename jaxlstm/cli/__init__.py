@@ -1,4 +1,4 @@
-"""The command `jaxlstm`: trainings, studies, reports, and the list of runs.
+"""The command `jaxlstm`: trainings, studies, reports, exports, and the list of runs.
 
 Exit status: 0; 2 and one line for what the user got wrong; 1 for a training whose numbers stopped
 being finite; 130 for one that was interrupted. What a command needs is imported when it runs.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import runs
-from jaxlstm.cli.arguments import List, Overrides, Report, Run, Study, parse
+from jaxlstm.cli.arguments import Export, List, Overrides, Report, Run, Study, parse
 from jaxlstm.cli.listing import list_runs
 from jaxlstm.cli.wording import complain, say, scored
 from jaxlstm.errors import UserError
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _report(command)
             case List():
                 return list_runs(command)
+            case Export():
+                return _export(command)
     except UserError as error:
         complain(str(error))
         return 2
@@ -160,4 +162,13 @@ def _report(command: Report) -> int:
 
     for folder in command.runs:
         say(str(report.write(Path(folder))))
+    return 0
+
+
+def _export(command: Export) -> int:
+    runs.read_manifest(command.run)
+
+    from jaxlstm import training
+
+    say(str(training.export(command.run, command.to, command.out, command.seed)))
     return 0

@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
@@ -72,15 +72,33 @@ class List:
     """The folder that holds the run folders."""
 
 
+@dataclass(frozen=True)
+class Export:
+    """Write the trained network of a run as one file for another program.
+
+    The last line printed is the path of the file.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """The run folder of a training."""
+    to: Annotated[Literal["onnx", "torch", "keras", "safetensors"], arg(help_behavior_hint="")]
+    """What the file is for."""
+    out: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """The file; in the run's folder if left out."""
+    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Which seed of a run with several; the first if left out."""
+
+
 Command = (
     Annotated[Run, subcommand("run")]
     | Annotated[Study, subcommand("study")]
     | Annotated[Report, subcommand("report")]
     | Annotated[List, subcommand("list")]
+    | Annotated[Export, subcommand("export")]
 )
 
 
-def parse(given: list[str]) -> tuple[Run | Study | Report | List, Overrides]:
+def parse(given: list[str]) -> tuple[Run | Study | Report | List | Export, Overrides]:
     """Read a command line.
 
     Options with a dotted name are taken out first: a config, not the command line, knows them.

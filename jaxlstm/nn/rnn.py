@@ -59,9 +59,10 @@ class RNN(nnx.Module):
         truncate: stop gradients through time every so many steps, as in `jaxlstm.unroll`.
         remat: memory for time in the backward pass, as in `jaxlstm.unroll`.
         unroll: steps in one turn of the compiled loop, as in `jaxlstm.unroll`.
+        params: the parameters to begin with, such as `jaxlstm.convert` gives them; drawn if None.
         metadata: of the parameters by name, given to their `nnx.Param`s, for instance
             `{"kernel": {"out_sharding": (None, "model")}}`.
-        rngs: draws the parameters, from its stream `params`; not kept.
+        rngs: draws the parameters, from its stream `params`; not kept. Not needed with `params`.
 
     Attributes:
         cell: the cell.
@@ -104,8 +105,9 @@ class RNN(nnx.Module):
         truncate: int | None = None,
         remat: str | int = "none",
         unroll: int = 1,
+        params: Params | None = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
     ):
         check_cell("cell", cell)
         for name, flag in (
@@ -124,7 +126,10 @@ class RNN(nnx.Module):
             check_size("truncate", truncate)
         chunk_length(remat, 1)
         check_size("unroll", unroll)
-        check_rngs(rngs)
+        if params is None:
+            params = cell.init(check_rngs(rngs).params())
+        else:
+            check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
         self.cell = cell
         self.return_sequences = return_sequences
         self.return_state = return_state
@@ -135,7 +140,7 @@ class RNN(nnx.Module):
         self.truncate = truncate
         self.remat = remat
         self.unroll = unroll
-        self.weights = nnx.data(_variables(cell.init(rngs.params()), metadata or {}))
+        self.weights = nnx.data(_variables(params, metadata or {}))
         self.state = nnx.data(None)
 
     @property

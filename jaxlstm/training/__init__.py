@@ -1,5 +1,6 @@
 """Trainings: an experiment becomes a run folder."""
 
+from jaxlstm.training.export import export as export
 from jaxlstm.training.loop import device as device
 from jaxlstm.training.loop import resume as resume
 from jaxlstm.training.loop import run as run

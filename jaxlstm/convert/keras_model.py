@@ -1,0 +1,121 @@
+"""A whole Keras model around the layers: symbols or features in, a readout at the end."""
+
+import io
+import json
+import zipfile
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.cells import Cell
+from jaxlstm.cells.base import Params
+from jaxlstm.convert import files
+from jaxlstm.convert.keras import ACTIVATIONS, ALLOWED, KINDS, arrays_of, snake
+from jaxlstm.convert.parts import Part, take_apart
+
+NAMES = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+CLASSES = {ours: theirs for theirs, ours in KINDS.items() if ours != "conv_lstm"}
+
+
+def write(
+    path: str | PathLike[str],
+    cell: Cell,
+    params: Params,
+    *,
+    embedding: Any = None,
+    readout: tuple[Any, Any] | None = None,
+    every_step: bool = True,
+) -> None:
+    """Write a network as a `.keras` file, for `keras.models.load_model`.
+
+    It is a Sequential model of features [B, T, I] or symbols [B, T]; give it a `mask` [B, T] for
+    sequences of different lengths.
+
+    Args:
+        path: the file; replaced in one step when all has been written.
+        cell: `lstm`, `gru` or `rnn`, stacked or bidirectional.
+        params: its params.
+        embedding: [V, I], a vector for each symbol; None for features.
+        readout: the kernel [H, O] and the bias [O] of a linear readout; None for none.
+        every_step: whether there is an output for each step, or for the last valid one alone.
+
+    Raises:
+        ValueError: when Keras cannot express the cell.
+        ModuleNotFoundError: without the package h5py.
+    """
+    h5py = files.need("h5py", "a file of Keras")
+    allowed = {kind: options for kind, options in ALLOWED.items() if kind in CLASSES}
+    layers = take_apart(cell, params, "a Keras model", allowed)
+    configs, arrays, seen = [], {}, {}
+
+    def add(name: str, config: dict[str, Any], groups: dict[str, list[Any]]) -> None:
+        base = snake(name)
+        seen[base] = seen.get(base, -1) + 1
+        unique = f"{base}_{seen[base]}" if seen[base] else base
+        configs.append(_layer(name, {"name": unique, **config}))
+        for group, values in groups.items():
+            arrays.update({f"layers/{unique}/{group}/{k}": a for k, a in enumerate(values)})
+
+    first = layers[0][0].weights["kernel"]
+    dtype = first.dtype.name
+    if embedding is None:
+        shape, kind = [None, None, first.shape[0]], dtype
+    else:
+        shape, kind = [None, None], "int32"
+    configs.append(_layer("InputLayer", {"name": "inputs", "batch_shape": shape, "dtype": kind}))
+    if embedding is not None:
+        symbols, width = np.shape(embedding)
+        config = {"input_dim": symbols, "output_dim": width, "dtype": dtype}
+        add("Embedding", config, {"vars": [embedding]})
+    for k, layer in enumerate(layers):
+        sequences = every_step or k < len(layers) - 1
+        one = {**_options(layer[0]), "return_sequences": sequences, "dtype": dtype}
+        if len(layer) == 1:
+            add(CLASSES[layer[0].kind], one, {"cell/vars": arrays_of(layer[0])})
+            continue
+        two = {**_options(layer[1]), "return_sequences": sequences, "dtype": dtype}
+        config = {
+            "merge_mode": "concat",
+            "dtype": dtype,
+            "layer": _layer(CLASSES[layer[0].kind], {"name": "forward", **one}),
+            "backward_layer": _layer(
+                CLASSES[layer[1].kind], {"name": "backward", **two, "go_backwards": True}
+            ),
+        }
+        groups = {
+            f"{side}_layer/cell/vars": arrays_of(part)
+            for side, part in zip(("forward", "backward"), layer, strict=True)
+        }
+        add("Bidirectional", config, groups)
+    if readout is not None:
+        config = {"units": np.shape(readout[0])[1], "dtype": dtype}
+        add("Dense", config, {"vars": list(readout)})
+
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for name, array in arrays.items():
+            file[name] = np.asarray(array)
+    config = _layer("Sequential", {"name": "jaxlstm", "layers": configs}, module="keras")
+    with files.whole(path) as name, zipfile.ZipFile(name, "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights.getvalue())
+
+
+def _layer(name: str, config: dict[str, Any], module: str = "keras.layers") -> dict[str, Any]:
+    return {"module": module, "class_name": name, "config": config, "registered_name": None}
+
+
+def _options(part: Part) -> dict[str, Any]:
+    options = part.options
+    config = {
+        "units": options["hidden_size"],
+        "activation": NAMES[options["activation"]],
+        "use_bias": options["use_bias"],
+    }
+    if part.kind != "rnn":
+        config["recurrent_activation"] = NAMES[options["recurrent_activation"]]
+    if part.kind == "gru":
+        config["reset_after"] = options["reset_after"]
+    return config

@@ -1,0 +1,304 @@
+"""ONNX' operators LSTM, GRU and RNN, both ways, and whole models for any runtime of ONNX.
+
+With D directions (forward, then backward):
+
+| ONNX | shape | ours |
+|---|---|---|
+| `W` | [D, nH, I] | `kernel`, transposed |
+| `R` | [D, nH, H] | `recurrent_kernel`, transposed |
+| `B` | [D, 2nH] | `bias`, then `recurrent_bias` |
+| `P` (LSTM) | [D, 3H], i, o, f | `peephole` [3, H], i, f, o |
+
+LSTM has the blocks i, o, f, c, GRU z, r, h. `linear_before_reset=1` is our `reset_after`; with 0
+the two biases of GRU are added up. `input_forget=1` sets f = 1 − i where our `coupled` sets
+i = 1 − f: the weights change their sign, and ONNX' block f, which then does nothing, is zero.
+`layout` and `sequence_lens` are matters of the data. `clip` bounds what goes into the activations,
+not the memory as our `cell_clip` does: it is refused, as are `direction="reverse"` alone (say
+`reverse=True` to `unroll`) and activations that we do not have.
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxlstm.cells import Cell
+from jaxlstm.cells.base import Params
+from jaxlstm.convert import files
+from jaxlstm.convert.parts import (
+    BLOCKS,
+    Part,
+    blocks,
+    build,
+    directions,
+    fetch,
+    put_together,
+    take_apart,
+    to_numpy,
+)
+
+OPERATORS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
+ACTIVATIONS = {"Tanh": "tanh", "Sigmoid": "sigmoid", "Relu": "relu"}
+NAMES = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+# For each operator the options that its activations give, in order, with ONNX' defaults.
+ROLES = {
+    "lstm": {
+        "recurrent_activation": "sigmoid",
+        "activation": "tanh",
+        "output_activation": "tanh",
+    },
+    "gru": {"recurrent_activation": "sigmoid", "activation": "tanh"},
+    "rnn": {"activation": "tanh"},
+}
+THEIRS = {"lstm": "iofg", "gru": "zrn", "rnn": "n"}
+OURS = {"lstm": "ifgo", "gru": "rzn", "rnn": "n"}
+_SHOWN = tuple(NAMES)
+ALLOWED = {
+    "lstm": {
+        "activation": _SHOWN,
+        "recurrent_activation": _SHOWN,
+        "output_activation": (*_SHOWN, None),
+        "use_bias": (False,),
+        "recurrent_bias": (True,),
+        "peepholes": (True,),
+        "coupled": (True,),
+    },
+    "gru": {
+        "activation": _SHOWN,
+        "recurrent_activation": _SHOWN,
+        "use_bias": (False,),
+        "reset_after": (False,),
+    },
+    "rnn": {"activation": _SHOWN, "use_bias": (False,), "recurrent_bias": (True,)},
+}
+
+
+class Node(NamedTuple):
+    """One operator: `op` "LSTM", "GRU" or "RNN", its `attributes`, and `arrays` W, R, B, P."""
+
+    op: str
+    attributes: Mapping[str, Any]
+    arrays: Mapping[str, Any]
+
+
+def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
+    """A cell and its params out of ONNX' operators.
+
+    Args:
+        weights: a `Node`, a list of them for a stack, an `onnx.ModelProto`, or the path of a
+            `.onnx` file, whose recurrent operators are stacked in their order (needs onnx).
+        cell: the cell that the weights are for; made to fit if None.
+
+    Returns:
+        The cell, and params of the type of the weights.
+
+    Raises:
+        TypeError: when `weights` is none of these.
+        ValueError: when a weight is missing, has another shape, does not fit the cell, or the
+            operator does something that we do not.
+
+    Examples:
+        >>> import numpy as np, jaxlstm as jl
+        >>> arrays = {"W": np.ones((1, 16, 3), "f"), "R": np.ones((1, 16, 4), "f")}
+        >>> jl.convert.onnx.load(jl.convert.onnx.Node("LSTM", {"hidden_size": 4}, arrays))[0]
+        lstm(input_size=3, hidden_size=4, use_bias=False)
+    """
+    with files.named(weights):
+        nodes = _nodes(weights)
+        wanted = [None] * len(nodes) if cell is None else directions(cell)
+        if len(wanted) != len(nodes):
+            raise ValueError(f"`cell` must have {len(nodes)} layers, got {len(wanted)}")
+        return put_together([_layer(n, own) for n, own in zip(nodes, wanted, strict=True)])
+
+
+def dump(cell: Cell, params: Params) -> list[Node]:
+    """The operators for a cell, one for each layer.
+
+    Args:
+        cell: `lstm`, `gru` or `rnn`, stacked or bidirectional.
+        params: its params.
+
+    Returns:
+        A list of `Node`s with NumPy arrays.
+
+    Raises:
+        ValueError: when ONNX cannot express the cell: its message names the option.
+
+    Examples:
+        >>> import jax, jaxlstm as jl
+        >>> cell = jl.lstm(input_size=3, hidden_size=4, peepholes=True)
+        >>> [node] = jl.convert.onnx.dump(cell, cell.init(jax.random.key(0)))
+        >>> {name: array.shape for name, array in node.arrays.items()}
+        {'W': (1, 16, 3), 'R': (1, 16, 4), 'B': (1, 32), 'P': (1, 12)}
+    """
+    return [_node(layer) for layer in take_apart(cell, params, "ONNX", ALLOWED)]
+
+
+def _layer(node: Node, cells: list[Cell] | None) -> list[tuple[Cell, Params]]:
+    if node.op not in OPERATORS:
+        raise ValueError(f"`op` must be one of {list(OPERATORS)}, got {node.op!r}")
+    kind, attributes = OPERATORS[node.op], node.attributes
+    direction = attributes.get("direction", "forward")
+    if direction not in ("forward", "bidirectional"):
+        raise ValueError(f"`direction` must be 'forward' or 'bidirectional', got {direction!r}")
+    if attributes.get("clip"):
+        raise ValueError(f"`clip` of the activations is not ours, got {attributes['clip']}")
+    for name in ("activation_alpha", "activation_beta"):
+        if attributes.get(name):
+            raise ValueError(f"`{name}` is not ours, got {list(attributes[name])}")
+    ways = 2 if direction == "bidirectional" else 1
+    arrays = {name: array for name, array in node.arrays.items() if array is not None}
+    rows, inputs = fetch(arrays, "W", (ways, None, None)).shape[1:]
+    hidden = rows // BLOCKS[kind]
+    shapes = {
+        "W": (ways, BLOCKS[kind] * hidden, inputs),
+        "R": (ways, BLOCKS[kind] * hidden, hidden),
+        "B": (ways, 2 * BLOCKS[kind] * hidden),
+        "P": (ways, 3 * hidden),
+    }
+    fetch(arrays, "R", shapes["R"])
+    arrays = {name: fetch(arrays, name, shapes[name]) for name in arrays if name in shapes}
+    if cells is not None and len(cells) != ways:
+        raise ValueError(f"`cell` must have {ways} directions for this operator, got {len(cells)}")
+    roles = ROLES[kind]
+    given = list(attributes.get("activations", [])) or [NAMES[a] for a in roles.values()] * ways
+    layer = []
+    for way in range(ways):
+        names = given[way * len(roles) : (way + 1) * len(roles)]
+        unknown = [name for name in names if name not in ACTIVATIONS]
+        if unknown or len(given) != ways * len(roles):
+            raise ValueError(
+                f"`activations` must be {ways * len(roles)} of {list(ACTIVATIONS)}, got {given}"
+            )
+        options: dict[str, Any] = {
+            role: ACTIVATIONS[name] for role, name in zip(roles, names, strict=True)
+        }
+        if kind == "lstm" and options["output_activation"] == options["activation"]:
+            del options["output_activation"]
+        own = {name: array[way] for name, array in arrays.items()}
+        weights = _weights(kind, own, attributes, options)
+        layer.append(build(kind, weights, None if cells is None else cells[way], **options))
+    return layer
+
+
+def _weights(
+    kind: str, own: dict[str, Any], attributes: Mapping[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """The parts of one direction; what they ask of the cell goes into `options`."""
+    weights = {"kernel": own["W"].T, "recurrent_kernel": own["R"].T}
+    if "B" in own:
+        weights["bias"], weights["recurrent_bias"] = np.split(own["B"], 2)
+    if kind == "gru":
+        options["reset_after"] = bool(attributes.get("linear_before_reset", 0))
+        if not options["reset_after"] and "B" in own:
+            weights["bias"] = weights["bias"] + weights.pop("recurrent_bias")
+    coupled = kind == "lstm" and bool(attributes.get("input_forget", 0))
+    if coupled:  # f = 1 − i, and so f = σ(−z_i)
+        options["coupled"] = True
+        weights = {name: _first_negated(blocks(a, "iofg", "igo")) for name, a in weights.items()}
+    else:
+        weights = {name: blocks(a, THEIRS[kind], OURS[kind]) for name, a in weights.items()}
+    if kind == "lstm" and "P" in own:
+        options["peepholes"] = True
+        i, o, f = np.split(own["P"], 3)
+        weights["peephole"] = np.stack([f, -i, o] if coupled else [i, f, o])
+    return weights
+
+
+def _first_negated(array: np.ndarray) -> np.ndarray:
+    first, *rest = np.split(array, 3, axis=-1)
+    return np.concatenate([-first, *rest], axis=-1)
+
+
+def _node(layer: Sequence[Part]) -> Node:
+    first = layer[0]
+    kind = first.kind
+    for option in ("hidden_size", "use_bias", "coupled", "peepholes", "reset_after"):
+        if len({part.options.get(option) for part in layer}) > 1 or layer[-1].kind != kind:
+            raise ValueError(f"ONNX has one `{option}` for both directions")
+    each = [_arrays(part) for part in layer]
+    arrays = {name: np.stack([one[name] for one in each]) for name in each[0]}
+    attributes: dict[str, Any] = {"hidden_size": first.options["hidden_size"]}
+    if len(layer) == 2:
+        attributes["direction"] = "bidirectional"
+    activations = []
+    for part in layer:
+        chosen = {role: part.options[role] for role in ROLES[kind]}
+        if kind == "lstm":
+            chosen["output_activation"] = chosen["output_activation"] or chosen["activation"]
+        activations += [NAMES[name] for name in chosen.values()]
+    attributes["activations"] = activations
+    if kind == "gru":
+        attributes["linear_before_reset"] = int(first.options["reset_after"])
+    if first.options.get("coupled"):
+        attributes["input_forget"] = 1
+    op = next(name for name, ours in OPERATORS.items() if ours == kind)
+    return Node(op, attributes, arrays)
+
+
+def _arrays(part: Part) -> dict[str, np.ndarray]:
+    kind, w = part.kind, part.weights
+
+    def order(array: np.ndarray) -> np.ndarray:
+        if not part.options.get("coupled"):
+            return blocks(array, OURS[kind], THEIRS[kind])
+        i, g, o = np.split(_first_negated(array), 3, axis=-1)
+        return np.concatenate([i, o, np.zeros_like(i), g], axis=-1)
+
+    arrays = {"W": order(w["kernel"]).T, "R": order(w["recurrent_kernel"]).T}
+    if w["bias"] is not None:
+        more = w.get("recurrent_bias")
+        more = np.zeros_like(w["bias"]) if more is None else more
+        arrays["B"] = np.concatenate([order(w["bias"]), order(more)])
+    if w.get("peephole") is not None:
+        i, f, o = w["peephole"]
+        coupled = part.options["coupled"]
+        arrays["P"] = np.concatenate([-f, o, i] if coupled else [i, o, f])
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _nodes(source: Any) -> list[Node]:
+    if isinstance(source, Node):
+        return [source]
+    if isinstance(source, Sequence) and source and all(isinstance(n, Node) for n in source):
+        return list(source)
+    if isinstance(source, str | PathLike):
+        onnx = files.need("onnx", "a file of ONNX")
+        try:
+            source = onnx.load(source)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # protobuf has exceptions of its own
+            raise ValueError(f"`weights` must be an ONNX model ({error})") from None
+    graph = getattr(source, "graph", None)
+    if graph is None:
+        raise TypeError(
+            f"`weights` must be Nodes, an ONNX model or a path, got {type(source).__name__}"
+        )
+    helper = files.need("onnx.helper", "an ONNX model")
+    numpy_helper = files.need("onnx.numpy_helper", "an ONNX model")
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        if node.op_type not in OPERATORS:
+            continue
+        arrays = {}
+        slots = {"W": 1, "R": 2, "B": 3, "P": 7}
+        for name, index in slots.items():
+            if index < len(node.input) and node.input[index]:
+                if node.input[index] not in stored:
+                    raise ValueError(f"`{name}` of {node.op_type} must be stored in the model")
+                arrays[name] = to_numpy(name, numpy_helper.to_array(stored[node.input[index]]))
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        attributes = {name: _text(value) for name, value in attributes.items()}
+        nodes.append(Node(node.op_type, attributes, arrays))
+    if not nodes:
+        raise ValueError(f"`weights` must hold one of {', '.join(OPERATORS)}, got none")
+    return nodes
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return [_text(item) for item in value] if isinstance(value, list | tuple) else value

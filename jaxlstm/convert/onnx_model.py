@@ -1,0 +1,114 @@
+"""A whole ONNX model around the operators: symbols or features in, a readout at the end."""
+
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.cells import Cell
+from jaxlstm.cells.base import Params
+from jaxlstm.convert import files
+from jaxlstm.convert.onnx import dump
+
+OPSET = 17
+
+
+def write(
+    path: str | PathLike[str],
+    cell: Cell,
+    params: Params,
+    *,
+    embedding: Any = None,
+    readout: tuple[Any, Any] | None = None,
+    every_step: bool = True,
+) -> None:
+    """Write a network as a `.onnx` file.
+
+    Its inputs are `inputs`, float [B, T, I], or with an embedding int64 symbols [B, T], and
+    `lengths`, int32 [B], the valid steps of each sequence. Its outputs are `outputs` [B, T, …], or
+    without `every_step` the last valid one [B, …], and the states of layer k, `hidden_k` and for an
+    LSTM `cell_k`, [D, B, H]. What a cell gives at steps that are not valid is zero.
+
+    Args:
+        path: the file; replaced in one step when all has been written.
+        cell: `lstm`, `gru` or `rnn`, stacked or bidirectional.
+        params: its params.
+        embedding: [V, I], a vector for each symbol; None for features.
+        readout: the kernel [H, O] and the bias [O] of a linear readout; None for none.
+        every_step: whether there is an output for each step; else that of the last layer's state,
+            which must be of one direction.
+
+    Raises:
+        ValueError: when ONNX cannot express the cell.
+        ModuleNotFoundError: without the package onnx.
+    """
+    onnx = files.need("onnx", "an ONNX model")
+    helper, of_array = onnx.helper, onnx.numpy_helper.from_array
+    nodes, stored, states = [], [], []
+
+    def put(name: str, array: Any) -> str:
+        stored.append(of_array(np.ascontiguousarray(array), name))
+        return name
+
+    def add(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, inputs, outputs, **attributes))
+        return outputs[0]
+
+    x = "inputs"
+    if embedding is not None:
+        x = add("Gather", [put("embedding", embedding), x], ["embedded"], axis=0)
+    x = add("Transpose", [x], ["time_major"], perm=[1, 0, 2])
+    layers = dump(cell, params)
+    for k, layer in enumerate(layers):
+        lstm = layer.op == "LSTM"
+        peephole = ["", "", put(f"P_{k}", layer.arrays["P"])] if "P" in layer.arrays else []
+        weights = [
+            put(f"{name}_{k}", layer.arrays[name]) if name in layer.arrays else ""
+            for name in ("W", "R", "B")
+        ]
+        outputs = [f"Y_{k}", f"hidden_{k}"] + [f"cell_{k}"] * lstm
+        y = add(layer.op, [x, *weights, "lengths", *peephole], outputs, **layer.attributes)
+        ways = 2 if layer.attributes.get("direction") == "bidirectional" else 1
+        shape = [ways, "B", layer.attributes["hidden_size"]]
+        states += [(name, shape) for name in outputs[1:]]
+        y = add("Transpose", [y], [f"Y_{k}_joined"], perm=[0, 2, 1, 3])
+        x = add("Reshape", [y, put(f"shape_{k}", np.array([0, 0, -1]))], [f"Y_{k}_flat"])
+    last = layers[-1].attributes
+    ways = 2 if last.get("direction") == "bidirectional" else 1
+    width = last["hidden_size"] * ways
+    if every_step:
+        x = add("Transpose", [x], ["batch_major"], perm=[1, 0, 2])
+    elif ways == 2:
+        raise ValueError("`every_step` must be True for a bidirectional cell, got False")
+    else:
+        x = add("Squeeze", [f"hidden_{len(layers) - 1}", put("first", np.array([0]))], ["last"])
+    if readout is not None:
+        kernel, bias = readout
+        x = add("MatMul", [x, put("readout_kernel", kernel)], ["product"])
+        x = add("Add", [x, put("readout_bias", bias)], ["read"])
+        width = np.shape(kernel)[1]
+    add("Identity", [x], ["outputs"])
+
+    kind = helper.np_dtype_to_tensor_dtype(np.asarray(layers[0].arrays["W"]).dtype)
+    whole, symbols = onnx.TensorProto.INT32, onnx.TensorProto.INT64
+    if embedding is None:
+        inputs = helper.make_tensor_value_info(
+            "inputs", kind, ["B", "T", int(layers[0].arrays["W"].shape[2])]
+        )
+    else:
+        inputs = helper.make_tensor_value_info("inputs", symbols, ["B", "T"])
+    lengths = helper.make_tensor_value_info("lengths", whole, ["B"])
+    shape = ["B", "T", int(width)] if every_step else ["B", int(width)]
+    graph = helper.make_graph(
+        nodes,
+        "jaxlstm",
+        [inputs, lengths],
+        [helper.make_tensor_value_info(n, kind, s) for n, s in [("outputs", shape), *states]],
+        stored,
+    )
+    model = helper.make_model(
+        graph, producer_name="jaxlstm", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
+    )
+    onnx.checker.check_model(model)
+    with files.whole(path) as name:
+        onnx.save(model, name)

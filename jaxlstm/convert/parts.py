@@ -1,0 +1,260 @@
+"""What all neighbours share: the weights of one direction of one layer, by name, in our layout.
+
+A neighbour's module only says where each part lies in its arrays. `build` makes a cell and its
+params out of parts, `take_apart` gives the parts of every direction of every layer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlstm.cells import Cell, bidirectional, conv_lstm, gru, lstm, rnn, stack
+from jaxlstm.cells.base import Params, check_cell
+from jaxlstm.cells.combine import Bidirectional
+from jaxlstm.cells.trees import check_tree
+
+Array = np.ndarray
+FACTORIES: dict[str, Callable[..., Cell]] = {
+    "lstm": lstm,
+    "gru": gru,
+    "rnn": rnn,
+    "conv_lstm": conv_lstm,
+}
+BLOCKS = {"lstm": 4, "gru": 3, "rnn": 1}
+# Arguments that change where training starts or how numbers are stored, not what is computed.
+FREE = ("forget_bias", "param_dtype", "dtype", "cell_dtype", "merge")
+
+
+class Part(NamedTuple):
+    """One direction of one layer.
+
+    Args:
+        kind: "lstm", "gru", "rnn" or "conv_lstm".
+        options: the arguments of the factory, defaults included.
+        weights: the parameters by name, NumPy arrays in our layout; None where there is none.
+    """
+
+    kind: str
+    options: dict[str, Any]
+    weights: dict[str, Any]
+
+
+def to_numpy(name: str, value: Any) -> Array:
+    """An array of anybody's, as NumPy's: of jax, torch or a Flax variable, without their import."""
+    value = getattr(value, "raw_value", value)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # which NumPy does not know by itself
+            return np.asarray(value.float()).astype(jnp.bfloat16)
+    array = np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"`weights` '{name}' must be floating point, got {array.dtype}")
+    return array
+
+
+def fetch(weights: Mapping[str, Any], name: str, shape: Sequence[int | None]) -> Array:
+    """One array out of many, of the shape expected; None in the shape stands for any size."""
+    if name not in weights:
+        raise ValueError(f"`weights` must hold '{name}', got {sorted(map(str, weights))}")
+    array = to_numpy(name, weights[name])
+    fits = len(array.shape) == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted = ["any" if size is None else size for size in shape]
+        raise ValueError(
+            f"`weights` '{name}' must have shape {str(wanted).replace(chr(39), '')}, got "
+            f"{list(array.shape)}"
+        )
+    return array
+
+
+def blocks(array: Array, have: str, want: str, axis: int = -1) -> Array:
+    """Put the blocks of the gates into another order, `blocks(kernel, "zrn", "rzn")`."""
+    pieces = dict(zip(have, np.split(array, len(have), axis=axis), strict=True))
+    return array if have == want else np.concatenate([pieces[gate] for gate in want], axis=axis)
+
+
+def count_blocks(rows: int, hidden: int, where: str) -> str:
+    """The kind of a cell whose kernel has so many rows for so many units."""
+    for kind, count in BLOCKS.items():
+        if hidden and rows == count * hidden:
+            return kind
+    raise ValueError(
+        f"`weights` {where} must have 4, 3 or 1 blocks of {hidden} units, got {rows} rows"
+    )
+
+
+def build(
+    kind: str, weights: Mapping[str, Array | None], cell: Cell | None, **options: Any
+) -> tuple[Cell, Params]:
+    """A cell and its params out of the parts of one direction.
+
+    Args:
+        kind: what the weights are of.
+        weights: the parts by name, in our layout.
+        cell: the cell they are for, or None to make one that fits.
+        **options: of the cell that is made.
+
+    Returns:
+        The cell, and its params.
+
+    Raises:
+        ValueError: when the cell has other shapes, or lacks a place for a weight.
+    """
+    given = {name: array for name, array in weights.items() if array is not None}
+    dtypes = {array.dtype.name for array in given.values()}
+    if "float64" in dtypes and jax.dtypes.canonicalize_dtype("float64") != "float64":
+        raise ValueError(
+            "`weights` are float64, which JAX keeps only with `jax_enable_x64`: enable it, or "
+            "convert them to float32 first"
+        )
+    if cell is None:
+        cell = _made(kind, given, options)
+    elif part_kind(cell) != kind:
+        raise ValueError(f"`cell` must be of kind {kind!r} for these weights, got {cell!r}")
+    shapes = jax.eval_shape(cell.init, jax.random.key(0))
+    fields = shapes._fields
+    if "recurrent_bias" in given and getattr(shapes, "recurrent_bias", None) is None:
+        given["bias"] = given["bias"] + given.pop("recurrent_bias")
+    if kind == "gru" and getattr(shapes, "recurrent_bias", None) is not None:
+        given.setdefault("recurrent_bias", np.zeros_like(given["bias"]))
+    for name in given:
+        if name not in fields or getattr(shapes, name) is None:
+            raise ValueError(f"`cell` {cell!r} has no place for the weight {name!r}")
+    params = type(shapes)(*(_array(given.get(name)) for name in fields))
+    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), shapes)
+    check_tree("weights", params, like)
+    return cell, params
+
+
+def _array(value: Array | None) -> Any:
+    return None if value is None else jnp.asarray(value)
+
+
+def _made(kind: str, weights: Mapping[str, Array], options: Mapping[str, Any]) -> Cell:
+    """A cell that fits the weights."""
+    kernel, recurrent = weights["kernel"], weights["recurrent_kernel"]
+    options = {"param_dtype": kernel.dtype.name, "use_bias": "bias" in weights, **options}
+    if kind == "conv_lstm":
+        if "input_shape" not in options:
+            raise ValueError(
+                "`input_shape` must be given for a convolutional LSTM: (*space, channels)"
+            )
+        return conv_lstm(
+            filters=recurrent.shape[-2], kernel_size=tuple(kernel.shape[:-2]), **options
+        )
+    if kind in ("lstm", "rnn") and "recurrent_bias" in weights:
+        options["recurrent_bias"] = True
+    count = BLOCKS[kind] - bool(options.get("coupled"))
+    sizes = {"input_size": kernel.shape[0], "hidden_size": kernel.shape[1] // count}
+    if "projection" in weights:
+        options["projection_size"] = weights["projection"].shape[1]
+    return FACTORIES[kind](**sizes, **options)
+
+
+def put_together(layers: Sequence[Sequence[tuple[Cell, Params]]]) -> tuple[Cell, Params]:
+    """A stack of layers of one or two directions, as one cell and its params."""
+    cells, params = [], []
+    for directions in layers:
+        each, own = zip(*directions, strict=True)
+        two = len(each) == 2
+        cells.append(bidirectional(*each) if two else each[0])
+        params.append(Bidirectional(*own) if two else own[0])
+    if len(cells) == 1:
+        return cells[0], params[0]
+    return stack(*cells), tuple(params)
+
+
+def part_kind(cell: Cell) -> str:
+    """The kind of a plain cell; "lstm" for `lstmp` too."""
+    name = cell.description.factory if cell.description else "a cell of your own"
+    return "lstm" if name == "lstmp" else name
+
+
+def directions(cell: Cell) -> list[list[Cell]]:
+    """The cells of every direction of every layer, from the input upwards."""
+    check_cell("cell", cell)
+    arguments = dict(cell.description.arguments) if cell.description else {}
+    match part_kind(cell):
+        case "stack":
+            return [each for layer in arguments["*cells"] for each in directions(layer)]
+        case "bidirectional":
+            if arguments["merge"] != "concat":
+                raise ValueError(f"`merge` must be 'concat', got {arguments['merge']!r}")
+            one, two = directions(arguments["forward"]), directions(arguments["backward"])
+            if len(one) > 1 or len(two) > 1:
+                raise ValueError(f"`cell` must be a stack of bidirectional layers, got {cell!r}")
+            return [[one[0][0], two[0][0]]]
+        case "dropout" | "recurrent_dropout" | "weight_drop":
+            return directions(arguments["cell"])  # they do nothing without a key
+        case kind if kind in FACTORIES:
+            return [[cell]]
+    raise ValueError(
+        f"`cell` must be made of {', '.join(FACTORIES)}, stacked or bidirectional, got {cell!r}"
+    )
+
+
+def take_apart(
+    cell: Cell, params: Params, neighbour: str, allowed: Mapping[str, Mapping[str, Sequence[Any]]]
+) -> list[list[Part]]:
+    """The parts of every direction of every layer.
+
+    Args:
+        cell: plain cells, stacked or bidirectional; dropout around them is left out.
+        params: its params.
+        neighbour: what the error calls the other side.
+        allowed: for each kind that the other side has, the options it can express besides the
+            defaults, with their values; an empty tuple stands for any value.
+
+    Returns:
+        A list of layers, each a list of one or two directions.
+
+    Raises:
+        ValueError: when the other side cannot express something, which it names.
+    """
+    layers = directions(cell)
+    check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
+    own = _flat_params(params, layers)
+    return [
+        [_part(each, p, neighbour, allowed) for each, p in zip(layer, ps, strict=True)]
+        for layer, ps in zip(layers, own, strict=True)
+    ]
+
+
+def _flat_params(params: Params, layers: list[list[Cell]]) -> list[list[Any]]:
+    """The params of every direction of every layer."""
+
+    def leaf(node: Any) -> bool:
+        return hasattr(node, "recurrent_kernel")
+
+    flat = iter(jax.tree.leaves(params, is_leaf=leaf))
+    return [[next(flat) for _ in layer] for layer in layers]
+
+
+def _part(cell: Cell, params: Any, neighbour: str, allowed: Any) -> Part:
+    kind = part_kind(cell)
+    if kind not in allowed:
+        raise ValueError(f"`cell` {cell!r} cannot be expressed by {neighbour}")
+    assert cell.description is not None  # noqa: S101  (`directions` has seen it)
+    given = dict(cell.description.arguments)
+    sizes = {"input_shape": (1, 1), "filters": 1}
+    if kind != "conv_lstm":
+        sizes = {"input_size": 1, "hidden_size": 1}
+    plain = FACTORIES[kind](**sizes).description
+    defaults = dict(plain.arguments) if plain else {}
+    for name, value in given.items():
+        shape = name in (*sizes, "kernel_size") or name.endswith("_init") or name in FREE
+        if shape or value == defaults.get(name):
+            continue
+        choices = allowed[kind].get(name)
+        if choices is None or (choices and value not in choices):
+            raise ValueError(f"`{name}={value!r}` of {kind} cannot be expressed by {neighbour}")
+    weights = {
+        name: None if leaf is None else np.asarray(leaf)
+        for name, leaf in zip(params._fields, params, strict=True)
+    }
+    return Part(kind, {**defaults, **given}, weights)

@@ -1,0 +1,181 @@
+"""Weights of `torch.nn.LSTM`, `GRU` and `RNN`.
+
+For layer k, with the suffix `_reverse` for the backward direction:
+
+| torch | shape | ours |
+|---|---|---|
+| `weight_ih_l{k}` | [nH, I] | `kernel` [I, nH], transposed |
+| `weight_hh_l{k}` | [nH, H], or [nH, P] | `recurrent_kernel`, transposed |
+| `bias_ih_l{k}`, `bias_hh_l{k}` | [nH] each | `bias`, `recurrent_bias` |
+| `weight_hr_l{k}` (`proj_size`) | [P, H] | `projection` [H, P], transposed |
+
+The blocks are i, f, g, o for LSTM and r, z, n for GRU, in the same order as ours. Both biases are
+kept, so that a round trip is bit-exact; give a `cell` without `recurrent_bias` to add them up.
+`batch_first` is a matter of the data, not of the weights. torch draws no forget bias: what its
+`bias_ih` holds is all there is.
+"""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from jaxlstm.cells import Cell
+from jaxlstm.cells.base import Params, check_choice
+from jaxlstm.convert import files
+from jaxlstm.convert.parts import (
+    BLOCKS,
+    build,
+    count_blocks,
+    directions,
+    fetch,
+    put_together,
+    take_apart,
+)
+
+ALLOWED = {
+    "lstm": {"projection_size": (), "recurrent_bias": (True,), "use_bias": (False,)},
+    "gru": {"use_bias": (False,)},
+    "rnn": {"activation": ("relu",), "recurrent_bias": (True,), "use_bias": (False,)},
+}
+
+
+def load(
+    weights: Any, cell: Cell | None = None, *, prefix: str = "", nonlinearity: str | None = None
+) -> tuple[Cell, Params]:
+    """A cell and its params out of torch's.
+
+    Args:
+        weights: a `state_dict`, a module that has one, or the path of a `.safetensors` file, or of
+            a `.pt` or `.pth` file (which needs torch, and is read with `weights_only`).
+        cell: the cell that the weights are for; made to fit if None.
+        prefix: what the names begin with, such as `"encoder.lstm."`.
+        nonlinearity: of `nn.RNN`, "tanh" or "relu"; that of the module, or else "tanh".
+
+    Returns:
+        The cell, and params of the type of the weights.
+
+    Raises:
+        TypeError: when `weights` is none of these.
+        ValueError: when a weight is missing, has another shape, or does not fit the cell.
+
+    Examples:
+        >>> import numpy as np, jaxlstm as jl
+        >>> state = {
+        ...     "weight_ih_l0": np.ones((16, 3), "float32"), "bias_ih_l0": np.ones(16, "float32"),
+        ...     "weight_hh_l0": np.ones((16, 4), "float32"), "bias_hh_l0": np.ones(16, "float32"),
+        ... }
+        >>> cell, params = jl.convert.torch.load(state)
+        >>> cell
+        lstm(input_size=3, hidden_size=4, recurrent_bias=True)
+        >>> params.recurrent_kernel.shape
+        (4, 16)
+    """
+    with files.named(weights):
+        nonlinearity = nonlinearity or str(getattr(weights, "nonlinearity", "tanh"))
+        check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        state = _state(weights)
+        layers, wanted = [], None if cell is None else directions(cell)
+        while not layers or f"{prefix}weight_ih_l{len(layers)}" in state:
+            k = len(layers)
+            ends = ["", "_reverse"] if f"{prefix}weight_ih_l{k}_reverse" in state else [""]
+            if wanted is not None and (len(wanted) <= k or len(wanted[k]) != len(ends)):
+                raise ValueError(f"`cell` must have {len(ends)} directions in layer {k}")
+            each = [None] * len(ends) if wanted is None else wanted[k]
+            layers.append(
+                [
+                    _direction(state, prefix, f"_l{k}{end}", nonlinearity, own)
+                    for end, own in zip(ends, each, strict=True)
+                ]
+            )
+        if wanted is not None and len(wanted) != len(layers):
+            raise ValueError(f"`cell` must have {len(layers)} layers, got {len(wanted)}")
+        return put_together(layers)
+
+
+def dump(cell: Cell, params: Params, *, prefix: str = "") -> dict[str, np.ndarray]:
+    """The `state_dict` of torch's module for a cell.
+
+    Args:
+        cell: `lstm`, `lstmp`, `gru` or `rnn`, stacked or bidirectional.
+        params: its params.
+        prefix: what the names shall begin with.
+
+    Returns:
+        NumPy arrays by name; `{k: torch.from_numpy(v)}` of it is what `load_state_dict` takes.
+
+    Raises:
+        ValueError: when torch cannot express the cell: its message names the option.
+
+    Examples:
+        >>> import jax, jaxlstm as jl
+        >>> cell = jl.gru(input_size=3, hidden_size=4)
+        >>> state = jl.convert.torch.dump(cell, cell.init(jax.random.key(0)))
+        >>> {name: array.shape for name, array in state.items()}  # doctest: +NORMALIZE_WHITESPACE
+        {'weight_ih_l0': (12, 3), 'weight_hh_l0': (12, 4), 'bias_ih_l0': (12,),
+         'bias_hh_l0': (12,)}
+    """
+    state: dict[str, np.ndarray] = {}
+    layers = take_apart(cell, params, "torch", ALLOWED)
+    same = ("hidden_size", "projection_size", "activation", "use_bias")
+    first = layers[0][0]
+    for k, layer in enumerate(layers):
+        for part, end in zip(layer, ("", "_reverse"), strict=False):
+            if part.kind != first.kind or len(layer) != len(layers[0]):
+                raise ValueError("torch has one kind of cell in all layers and directions")
+            for option in same:
+                if part.options.get(option) != first.options.get(option):
+                    raise ValueError(f"torch has one `{option}` for all layers and directions")
+            w = part.weights
+            names = {"weight_ih": w["kernel"].T, "weight_hh": w["recurrent_kernel"].T}
+            if w["bias"] is not None:
+                more = w.get("recurrent_bias")
+                names["bias_ih"] = w["bias"]
+                names["bias_hh"] = np.zeros_like(w["bias"]) if more is None else more
+            if w.get("projection") is not None:
+                names["weight_hr"] = w["projection"].T
+            state |= {
+                f"{prefix}{name}_l{k}{end}": np.ascontiguousarray(array)
+                for name, array in names.items()
+            }
+    return state
+
+
+def _state(weights: Any) -> Mapping[str, Any]:
+    if isinstance(weights, str | PathLike):
+        return files.read_torch(weights)
+    if hasattr(weights, "state_dict"):
+        return weights.state_dict()
+    if isinstance(weights, Mapping):
+        return weights
+    raise TypeError(
+        f"`weights` must be a state_dict, a module or a path, got {type(weights).__name__}"
+    )
+
+
+def _direction(
+    state: Mapping[str, Any], prefix: str, end: str, nonlinearity: str, cell: Cell | None
+) -> tuple[Cell, Params]:
+    def get(name: str, *shape: int | None) -> np.ndarray:
+        return fetch(state, f"{prefix}{name}{end}", shape)
+
+    rows, inputs = get("weight_ih", None, None).shape
+    _, outputs = get("weight_hh", rows, None).shape
+    projection = None
+    hidden = outputs
+    if f"{prefix}weight_hr{end}" in state:
+        projection = get("weight_hr", outputs, None)
+        hidden = projection.shape[1]
+    kind = count_blocks(rows, hidden, f"'{prefix}weight_ih{end}'")
+    width = BLOCKS[kind] * hidden
+    biased = f"{prefix}bias_ih{end}" in state
+    weights = {
+        "kernel": get("weight_ih", width, inputs).T,
+        "recurrent_kernel": get("weight_hh", width, outputs).T,
+        "bias": get("bias_ih", width) if biased else None,
+        "recurrent_bias": get("bias_hh", width) if biased else None,
+        "projection": None if projection is None else projection.T,
+    }
+    options = {"activation": nonlinearity} if kind == "rnn" else {}
+    return build(kind, weights, cell, **options)

@@ -1,0 +1,129 @@
+"""A trained run as one file for another program."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxlstm import config, convert, runs
+from jaxlstm.convert import files
+from jaxlstm.errors import UserError
+from jaxlstm.training import checkpoints, model
+from jaxlstm.training.prepare import Training, prepare
+
+FILES = {
+    "onnx": "model.onnx",
+    "torch": "torch.safetensors",
+    "keras": "model.keras",
+    "safetensors": "model.safetensors",
+}
+"""What a run can be exported to, and the file that is written into its folder."""
+
+
+def export(
+    folder: str | Path, to: str, path: str | Path | None = None, seed: int | None = None
+) -> Path:
+    """Write the network of a run, as its latest checkpoint has it, into one file.
+
+    - "onnx": a model with the inputs `inputs` and `lengths` and the output `outputs`.
+    - "torch": a safetensors file with the names of `nn.Embedding` (`embedding`), `nn.LSTM` or
+      `nn.RNN` (`recurrent`) and `nn.Linear` (`readout`) in one module.
+    - "keras": a Sequential model for `keras.models.load_model`.
+    - "safetensors": our own, for `jaxlstm.convert.safetensors.load`, with the embedding and the
+      readout beside the cell.
+
+    Args:
+        folder: the run.
+        to: one of these.
+        path: the file; in the run's folder if None.
+        seed: which network of a run with several seeds; the first if None.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: when the folder is no training, has no checkpoint or no such seed, or the file
+            cannot be written.
+    """
+    folder = Path(folder)
+    runs.read_manifest(folder)
+    experiment = config.load(folder / "config.toml")
+    if not isinstance(experiment, config.Experiment):
+        raise UserError(f"export: expected the run folder of a training, got '{folder}'")
+    seeds = experiment.seed_list
+    if seed is not None and seed not in seeds:
+        raise UserError(f"--seed: expected one of {', '.join(map(str, seeds))}, got {seed}")
+    training = prepare(experiment)
+    found = checkpoints.latest(folder, training.shapes())
+    if found is None:
+        raise UserError(f"export: there is no checkpoint in '{folder}'")
+    params = found.states[0 if seed is None else seeds.index(seed)].params
+    file = folder / FILES[to] if path is None else Path(path)
+    try:
+        WRITERS[to](file, training, params)
+    except ModuleNotFoundError as error:
+        raise UserError(f"export: {error}") from None
+    except OSError as error:
+        raise UserError(f"export: cannot write '{file}' ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"export: {error}") from None
+    return file
+
+
+def _embedding(training: Training, params: model.Params) -> np.ndarray | None:
+    """A vector for each symbol: learnt, or one-hot; None where inputs are features."""
+    if not training.task.tokens:
+        return None
+    if params.embedding is not None:
+        return np.asarray(params.embedding)
+    return np.eye(training.task.input_size, dtype=np.float32)
+
+
+def _onnx(file: Path, training: Training, params: model.Params) -> None:
+    _whole(convert.onnx_model.write, file, training, params)
+
+
+def _keras(file: Path, training: Training, params: model.Params) -> None:
+    _whole(convert.keras_model.write, file, training, params)
+
+
+def _whole(write: Callable[..., None], file: Path, training: Training, params: Any) -> None:
+    network = training.network
+    write(
+        file,
+        network.cell,
+        params.cell,
+        embedding=_embedding(training, params),
+        readout=tuple(map(np.asarray, params.readout)),
+        every_step=network.every_step,
+    )
+
+
+def _torch(file: Path, training: Training, params: model.Params) -> None:
+    arrays = convert.torch.dump(training.network.cell, params.cell, prefix="recurrent.")
+    embedding = _embedding(training, params)
+    if embedding is not None:
+        arrays["embedding.weight"] = embedding
+    arrays["readout.weight"] = np.asarray(params.readout.kernel).T
+    arrays["readout.bias"] = np.asarray(params.readout.bias)
+    files.need("safetensors", "a safetensors file")
+    convert.safetensors.write(file, arrays, {"framework": "torch"})
+
+
+def _safetensors(file: Path, training: Training, params: model.Params) -> None:
+    others = {
+        "readout.kernel": np.asarray(params.readout.kernel),
+        "readout.bias": np.asarray(params.readout.bias),
+    }
+    if params.embedding is not None:
+        others["embedding"] = np.asarray(params.embedding)
+    convert.safetensors.dump(training.network.cell, params.cell, file, others=others)
+
+
+WRITERS: dict[str, Callable[[Path, Training, model.Params], None]] = {
+    "onnx": _onnx,
+    "torch": _torch,
+    "keras": _keras,
+    "safetensors": _safetensors,
+}

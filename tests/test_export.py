@@ -1,0 +1,179 @@
+"""A trained run as a file: run by ONNX Runtime, torch and Keras, compared with our predictions."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm as jl
+from jaxlstm import cli, config, training
+from jaxlstm.training import checkpoints
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+CONFIGS = {
+    "features": """
+kind = "training"
+name = "features"
+question = "?"
+expected = "!"
+seeds = 2
+task = { kind = "adding", length = 6 }
+model = { cell = "lstm", hidden_size = 3, layers = 2 }
+optimizer = { kind = "adam", learning_rate = 1e-2 }
+train = { steps = 4, batch_size = 2, log_every = 2, steps_per_dispatch = 2 }
+""",
+    "symbols": """
+kind = "training"
+name = "symbols"
+question = "?"
+expected = "!"
+task = { kind = "copy", delay = 3 }
+model = { cell = "rnn", hidden_size = 5, activation = "relu", embedding_size = 4 }
+optimizer = { kind = "adam", learning_rate = 1e-2 }
+train = { steps = 2, batch_size = 2, log_every = 2 }
+""",
+    "one-hot": """
+kind = "training"
+name = "one-hot"
+question = "?"
+expected = "!"
+task = { kind = "copy", delay = 3 }
+model = { cell = "lstm", hidden_size = 5 }
+optimizer = { kind = "adam", learning_rate = 1e-2 }
+train = { steps = 2, batch_size = 2, log_every = 2 }
+""",
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def run(request, tmp_path_factory):
+    """A run, the network of its last seed, inputs, and what the network predicts of them."""
+    room = tmp_path_factory.mktemp(request.param)
+    (room / "run.toml").write_text(CONFIGS[request.param])
+    folder = room / "run"
+    assert cli.main(["run", str(room / "run.toml"), "--out", str(folder), "--quiet"]) == 0
+    ready = training.prepare(config.load(folder / "config.toml"))
+    found = checkpoints.latest(folder, ready.shapes())
+    params = found.states[-1].params
+    batch = next(iter(ready.task.evaluation.values()))
+    inputs = np.asarray(batch.inputs[:3])
+    return (
+        folder,
+        ready,
+        params,
+        inputs,
+        np.asarray(ready.network.apply(params, jnp.asarray(inputs))),
+    )
+
+
+def exported(folder, to, capsys, *more):
+    seed = str(config.load(folder / "config.toml").seed_list[-1])
+    assert cli.main(["export", str(folder), "--to", to, "--seed", seed, *more]) == 0
+    return Path(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def close(found, wanted):
+    np.testing.assert_allclose(np.asarray(found), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_predicts_the_same_in_the_runtime_of_onnx(run, capsys):
+    runtime = pytest.importorskip("onnxruntime")
+    folder, ready, _, inputs, wanted = run
+    file = exported(folder, "onnx", capsys)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    given = inputs.astype("int64") if ready.task.tokens else inputs
+    lengths = np.full(len(inputs), inputs.shape[1], "int32")
+    close(session.run(["outputs"], {"inputs": given, "lengths": lengths})[0], wanted)
+
+
+def test_a_run_predicts_the_same_in_torch(run, capsys, tmp_path):
+    torch = pytest.importorskip("torch")
+    files = pytest.importorskip("safetensors.torch")
+    folder, ready, _, inputs, wanted = run
+    file = exported(folder, "torch", capsys, "--out", str(tmp_path / "net.safetensors"))
+    assert file == tmp_path / "net.safetensors"
+    state = files.load_file(file)
+    spec, task = ready.experiment.model, ready.task
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            width = task.input_size
+            if task.tokens:
+                self.embedding = torch.nn.Embedding(*state["embedding.weight"].shape)
+                width = self.embedding.embedding_dim
+            if isinstance(spec, config.RNN):
+                kind = torch.nn.RNN
+                options = {"nonlinearity": spec.activation}
+            else:
+                kind, options = torch.nn.LSTM, {}
+            self.recurrent = kind(width, spec.hidden_size, spec.layers, batch_first=True, **options)
+            self.readout = torch.nn.Linear(spec.hidden_size, task.output_size)
+
+        def forward(self, x):
+            outputs, _ = self.recurrent(self.embedding(x) if task.tokens else x)
+            return self.readout(outputs if task.every_step else outputs[:, -1])
+
+    net = Net()
+    net.load_state_dict(state)
+    given = torch.tensor(inputs.astype("int64") if task.tokens else inputs)
+    close(net(given).detach(), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+@pytest.mark.usefixtures("lenient")
+def test_a_run_predicts_the_same_in_keras(run, capsys):
+    keras = pytest.importorskip("keras")
+    pytest.importorskip("h5py")
+    folder, _, _, inputs, wanted = run
+    file = exported(folder, "keras", capsys)
+    model = keras.models.load_model(file)
+    close(model(inputs), wanted)
+    # And the file is one that we take in again.
+    cell, params = jl.convert.keras.load(file)
+    assert jl.output_shape(cell)[-1] == model.layers[-1].get_weights()[0].shape[0]
+    assert params is not None
+
+
+def test_our_own_file_gives_the_network_back(run, capsys):
+    pytest.importorskip("safetensors")
+    folder, ready, params, _, _ = run
+    file = exported(folder, "safetensors", capsys)
+    cell, found = jl.convert.safetensors.load(file)
+    assert cell == ready.network.cell
+    jax.tree.map(np.testing.assert_array_equal, found, params.cell)
+    arrays, metadata = jl.convert.safetensors.read(file)
+    np.testing.assert_array_equal(arrays["readout.kernel"], params.readout.kernel)
+    assert json.loads(metadata["jaxlstm.others"])[-1] == "readout.kernel"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--to", "tensorflow"], "--to"),
+        ([], "--to"),
+        (["--to", "onnx", "--seed", "99"], "--seed: expected one of 0"),
+        (
+            ["--to", "onnx", "--out", "no/such/folder/x.onnx"],
+            "export: cannot write 'no/such/folder",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_a_line(run, capsys, more, message):
+    folder = run[0]
+    before = sorted(folder.rglob("*"))
+    assert cli.main(["export", str(folder), *more]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert message in said
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    assert cli.main(["export", str(tmp_path), "--to", "onnx"]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
