@@ -243,3 +243,14 @@ def test_mistakes_are_named():
         jl.gradients.jacobian_norms(LSTM, params, inputs, path=("memory",))
     with pytest.raises(ValueError, match=r"`norm` must be one of"):
         jl.gradients.jacobian_norms(LSTM, params, inputs, norm="nuclear")
+
+
+def test_norms_reach_as_far_down_as_floats_do():
+    """In float32 the square of 1e-30 is zero."""
+    cell = jl.rnn(input_size=1, hidden_size=2, activation="identity",
+                  recurrent_init=jl.initializers.orthogonal(scale=0.5))  # fmt: skip
+    params = cell.init(jax.random.key(0))
+    found = jl.gradients.flow(cell, params, jnp.zeros((101, 1)), lambda out: out[-1, 0]).norms
+    np.testing.assert_allclose(found.hidden, 0.5 ** np.arange(100.0, -1, -1), rtol=1e-4)
+    silent = jl.gradients.flow(cell, params, jnp.zeros((3, 1)), lambda out: out[0, 0]).norms
+    np.testing.assert_allclose(silent.hidden, [1, 0, 0], rtol=1e-6)

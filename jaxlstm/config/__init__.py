@@ -2,6 +2,7 @@
 
 from jaxlstm.config.experiment import Experiment as Experiment
 from jaxlstm.config.experiment import Goal as Goal
+from jaxlstm.config.experiment import Gradients as Gradients
 from jaxlstm.config.experiment import Sample as Sample
 from jaxlstm.config.experiment import Train as Train
 from jaxlstm.config.files import Config as Config

@@ -74,6 +74,18 @@ class Sample(Part, frozen=True, kw_only=True):
     prompt: Annotated[str, Meta(min_length=1, max_length=100_000)] = "\n"
 
 
+class Gradients(Part, frozen=True, kw_only=True):
+    """Measurements of gradients and gates while the network trains.
+
+    Args:
+        every: steps between measurements; they are also made before the first step.
+        sequences: how many sequences of a batch are looked at.
+    """
+
+    every: Steps
+    sequences: Annotated[int, Meta(ge=1, le=1_000_000)] = 8
+
+
 class Experiment(Kind, frozen=True, kw_only=True, tag="training"):
     """One training of one network on one task, over several seeds.
 
@@ -88,6 +100,7 @@ class Experiment(Kind, frozen=True, kw_only=True, tag="training"):
         train: how long.
         goal: the score that is expected; the task's own if left out.
         sample: text to be written by the network; none if left out.
+        gradients: measurements of gradients on the way; none if left out.
 
     Examples:
         >>> from jaxlstm.config import LSTM, Adam, Adding, Experiment, Train
@@ -115,6 +128,7 @@ class Experiment(Kind, frozen=True, kw_only=True, tag="training"):
     train: Train
     goal: Goal | None = None
     sample: Sample | None = None
+    gradients: Gradients | None = None
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)

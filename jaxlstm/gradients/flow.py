@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, described
 from jaxlstm.gradients.trace import is_float, step_with_probes
@@ -113,7 +113,12 @@ def flow(
     leading = inputs.ndim - len(cell.input_shape)
 
     def norm(gradient: Array) -> Array:
-        return jnp.sqrt(jnp.sum(jnp.square(gradient), axis=tuple(range(leading, gradient.ndim))))
+        # Scaled, since squares of what has vanished below 1e-19 are zero in float32.
+        axes = tuple(range(leading, gradient.ndim))
+        largest = jnp.max(jnp.abs(gradient), axis=axes, keepdims=True, initial=0)
+        unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+        root = jnp.sqrt(jnp.sum(jnp.square(gradient / unit), axis=axes))
+        return root * jnp.squeeze(unit, axes)
 
     return Flow(jax.tree.map(norm, gradients), gradients, value)
 

@@ -1,6 +1,7 @@
 """From the records of a training to its figures: what happened to each metric, over all seeds."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -11,6 +12,7 @@ from jaxlstm.report.figures import Axis, Figure, Lines, Panel, Series
 from jaxlstm.report.wording import number
 
 SPLITS = ("train", "validation", "test")
+GRADIENTS = "gradients"  # the split of what was measured of gradients through time
 NORMS = ("gradient_norm", "parameter_norm", "update_norm")
 _SHOWN_SEEDS = 5
 
@@ -35,10 +37,12 @@ def figures(records: Iterable[Record], baselines: Mapping[str, float]) -> dict[s
         baselines: scores of simple predictors, named `"<predictor> <metric>"`, drawn as lines.
 
     Returns:
-        Figures by name: "scores" (loss and task metrics), "norms", and "norms_by_leaf". What was
-        not recorded is left out.
+        Figures by name: "scores" (loss and task metrics), "norms", "norms_by_leaf", and "gradients"
+        (through time). What was not recorded is left out.
     """
-    measured = _collect(records)
+    everything = _collect(records)
+    measured = {key: steps for key, steps in everything.items() if key[1] != GRADIENTS}
+    through_time = {key: steps for key, steps in everything.items() if key[1] == GRADIENTS}
     names = sorted({name for name, _ in measured}, key=lambda name: (name != "loss", name))
     plain = [name for name in names if "." not in name]
     found: dict[str, Figure] = {}
@@ -55,10 +59,18 @@ def figures(records: Iterable[Record], baselines: Mapping[str, float]) -> dict[s
     leaves = [name for name in names if "." in name]
     if leaves:
         found["norms_by_leaf"] = Lines(
-            _leaf_panels(leaves, measured),
+            _leaf_panels(leaves, measured, log=True),
             "Parameter by parameter",
-            _caption(measured, leaves, drawn=False),
+            _caption(measured, leaves, lines="A line for each array of parameters."),
         )
+    if through_time:
+        shares = through_time.pop(("time_share", GRADIENTS), None)
+        parts = sorted((name for name, _ in through_time), key=_by_number)
+        caption = _caption(through_time, parts, lines="A line for each lag, part or gate.")
+        if shares:
+            caption += f" Measuring took {100 * _array(shares)[-1, 0]:.2g} % of the time."
+        panels = _leaf_panels(parts, through_time, log=False)
+        found["gradients"] = Lines(panels, "Gradients through time", caption)
     return found
 
 
@@ -135,19 +147,33 @@ def _panel(name: str, measured: Measured, baselines: Mapping[str, float]) -> Pan
     return Panel(Axis("training step"), Axis(spoken(name), _scale(name, values)), series)
 
 
-def _leaf_panels(leaves: Sequence[str], measured: Measured) -> list[Panel]:
-    """One panel for each metric and split, one line for each leaf: its mean over the seeds."""
+def _leaf_panels(leaves: Sequence[str], measured: Measured, *, log: bool) -> list[Panel]:
+    """One panel for each metric and split, one line for each leaf: its mean over the seeds.
+
+    The axis is logarithmic with `log`, and otherwise where that suits the values.
+    """
     panels: dict[tuple[str, str], list[Series]] = {}
+    values: dict[tuple[str, str], list[np.ndarray]] = {}
     for leaf in leaves:
         metric, _, label = leaf.partition(".")
         for split in _splits(leaf, measured):
+            label = label if log else spoken(label)
             series = _series(label, measured[leaf, split], seeds=False)
             panels.setdefault((metric, split), []).append(series)
+            values.setdefault((metric, split), []).append(_array(measured[leaf, split]).flatten())
     several = len({split for _, split in panels}) > 1
-    return [
-        Panel(Axis("training step"), Axis(spoken(metric), "log"), series, split if several else "")
-        for (metric, split), series in panels.items()
-    ]
+    found = []
+    for (metric, split), series in panels.items():
+        scale = "log" if log else _scale(metric, np.concatenate(values[metric, split]))
+        axes = Axis("training step"), Axis(spoken(metric), scale)
+        found.append(Panel(*axes, series, split if several else ""))
+    return found
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """Sort "lag_2" before "lag_16"."""
+    words = re.split(r"(\d+)", name)
+    return [(int(word), "") if word.isdigit() else (-1, word) for word in words]
 
 
 def spoken(name: str) -> str:
@@ -168,14 +194,17 @@ def _scale(name: str, values: np.ndarray) -> Literal["linear", "log"]:
     return "log" if real.max() > 30 * real.min() else "linear"
 
 
-def _caption(measured: Measured, names: Sequence[str], *, drawn: bool = True) -> str:
-    """Say what line, band and thin lines are, and which seeds are not in them."""
+def _caption(measured: Measured, names: Sequence[str], *, lines: str = "") -> str:
+    """Say what line, band and thin lines are, and which seeds are not in them.
+
+    `lines` says what several lines are that show means alone.
+    """
     parts = {key: steps for key, steps in measured.items() if key[0] in names}
     seeds = max(len(values) for steps in parts.values() for values in steps.values())
-    text = [] if drawn else ["A line for each array of parameters."]
+    text = [lines] if lines else []
     if seeds > 1:
-        band = "; the band reaches from the lowest seed to the highest" if drawn else ""
-        threads = ", thin lines are the seeds" if drawn and seeds <= _SHOWN_SEEDS else ""
+        band = "; the band reaches from the lowest seed to the highest" if not lines else ""
+        threads = ", thin lines are the seeds" if not lines and seeds <= _SHOWN_SEEDS else ""
         text.append(f"Mean over {seeds} seeds{band}{threads}.")
     lost = {
         (step, seed)

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 from jaxlstm import config, runs
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar, clock
-from jaxlstm.training import checkpoints, evaluation, model, sampling, scores, seeds, step
+from jaxlstm.training import (
+    checkpoints,
+    evaluation,
+    gradients,
+    model,
+    sampling,
+    scores,
+    seeds,
+    step,
+)
 from jaxlstm.training.interrupts import stop_wish
 from jaxlstm.training.prepare import Training, prepare
 from jaxlstm.training.step import TrainState
@@ -104,11 +113,20 @@ class _Sitting:
         self._bar = Bar(training.experiment.name, self._train.steps, done=self._step, quiet=quiet)
         self._how = seeds.choose(self._train.seeds_by)
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
+        self._spent, self._measuring = 0.0, 0.0
+        self._before = states, self._step
 
     def run(self) -> runs.Manifest:
         experiment, train = self._training.experiment, self._train
         sample_every = experiment.sample.every if experiment.sample else None
-        intervals = (train.log_every, train.evaluate_every, train.checkpoint_every, sample_every)
+        measure_every = experiment.gradients.every if experiment.gradients else None
+        intervals = (
+            train.log_every,
+            train.evaluate_every,
+            train.checkpoint_every,
+            sample_every,
+            measure_every,
+        )
         with stop_wish() as wish, self._bar:
             self._bar.update(self._step, compiling="…")
             advance = seeds.over_seeds(
@@ -117,13 +135,17 @@ class _Sitting:
                 self._training.task.data,
                 jnp.int32(0),
                 how=self._how,
-                donate=True,
             )
+            if experiment.gradients:
+                self._prepare_gradients(experiment.gradients)
+                if self._step == 0:
+                    self._measure_gradients()
             while self._step < train.steps and not wish.is_set():
                 ahead = [self._step - self._step % every + every for every in intervals if every]
                 until = min(self._step + train.steps_per_dispatch, train.steps, *ahead)
+                self._before = self._states, self._step
                 self._dispatch(advance, until)
-                fault = self._fault()
+                fault = self._fault(advance)
                 if fault is not None:
                     return self._end("failed", reason=fault)
                 self._boundary()
@@ -136,6 +158,7 @@ class _Sitting:
         began = time.monotonic()
         steps = jnp.int32(until - self._step)
         self._states = advance(self._states, self._training.task.data, steps)
+        self._spent += time.monotonic() - began
         sequences = (until - self._step) * self._train.batch_size * len(self._states)
         rate = sequences / (time.monotonic() - began)
         self._step = until
@@ -147,11 +170,14 @@ class _Sitting:
         self._bar.update(until, **self._latest, at=f"{rate:,.0f} {unit}")
 
     def _boundary(self) -> None:
-        """What is due after this step: a record, a score, a sample, a checkpoint, in this order."""
+        """What is due after this step: records, a score, a sample, a checkpoint, in this order."""
         train, sample = self._train, self._training.experiment.sample
+        measured = self._training.experiment.gradients
         last = self._step == train.steps
         if last or self._step % train.log_every == 0:
             self._record("train", self._metrics())
+        if measured and (last or self._step % measured.every == 0):
+            self._measure_gradients()
         if last:
             for split in self._training.task.evaluation:
                 self._evaluate(split)
@@ -168,6 +194,23 @@ class _Sitting:
 
     def _mean_over_seeds(self) -> dict[str, float]:
         return {name: sum(values) / len(values) for name, values in self._metrics().items()}
+
+    def _prepare_gradients(self, spec: config.Gradients) -> None:
+        task, network = self._training.task, self._training.network
+        measure = gradients.build(
+            task, network, batch_size=self._train.batch_size, sequences=spec.sequences
+        )
+        self._gradients = seeds.over_seeds(measure, self._states, task.data, how=self._how)
+
+    def _measure_gradients(self) -> None:
+        """Write down what gradients do, and what share of the time of training that took."""
+        began = time.monotonic()
+        each = jax.device_get(self._gradients(self._states, self._training.task.data))
+        self._measuring += time.monotonic() - began
+        metrics = gradients.recorded(each)
+        if self._spent:
+            metrics["time_share"] = [self._measuring / (self._measuring + self._spent)]
+        self._record("gradients", metrics)
 
     def _evaluate(self, split: str) -> None:
         batch = self._training.task.evaluation[split]
@@ -204,14 +247,22 @@ class _Sitting:
     def _save(self) -> None:
         checkpoints.save(self._folder, self._step, self._states, self._seconds())
 
-    def _fault(self) -> str | None:
-        """The seed and the step at which a number stopped being one, in a line."""
-        for seed, state in zip(self._training.experiment.seed_list, self._states, strict=True):
-            at = int(state.fault)
+    def _fault(self, advance: Callable[..., list[TrainState]]) -> str | None:
+        """The seed and the step at which a number stopped being one, and where, in a line."""
+        task, network = self._training.task, self._training.network
+        for index, seed in enumerate(self._training.experiment.seed_list):
+            at = int(self._states[index].fault)
             if at >= 0:
+                # The dispatch is done again up to that step, from the states before it.
+                states, began = self._before
+                state = advance(states, task.data, jnp.int32(at - began))[index]
+                key = jax.random.fold_in(state.key, at)
+                batch = task.sample(task.data, key, self._train.batch_size)
+                place = gradients.trace(task, network, state.params, batch)
                 return (
-                    f"the loss or its gradient was not finite at step {at + 1} of seed {seed}; a "
-                    "smaller optimizer.learning_rate or an optimizer.clip_norm may help"
+                    f"the loss or its gradient was not finite at step {at + 1} of seed {seed}, "
+                    f"first {place}; a smaller optimizer.learning_rate or an optimizer.clip_norm "
+                    "may help"
                 )
         return None
 
@@ -223,7 +274,8 @@ class _Sitting:
                 for name, values in record["metrics"].items()
             }
             for record in runs.read_jsonl(self._folder, "metrics.jsonl")
-            if record["step"] == self._train.steps and record["split"] != "train"
+            if record["step"] == self._train.steps
+            and record["split"] in self._training.task.evaluation
         }
         summary = scores.summary(final, self._training.goal, self._training.goal_seeds)
         return self._end("finished", summary=summary)

@@ -61,10 +61,18 @@ class Model:
         Returns:
             `[B, T, O]`, or `[B, O]` from the last valid step.
         """
-        hold = "zero" if self.every_step else "hold"
-        encoded = self.encode(params, inputs)
+        encoded, hold = self.encode(params, inputs), self.masked_outputs
         out = jl.unroll(self.cell, params.cell, encoded, lengths=lengths, masked_outputs=hold)
-        return read(params, out.outputs if self.every_step else out.outputs[:, -1])
+        return self.readout(params, out.outputs)
+
+    @property
+    def masked_outputs(self) -> str:
+        """What `unroll` is to give behind a sequence's end, for `readout` to read."""
+        return "zero" if self.every_step else "hold"
+
+    def readout(self, params: Params, outputs: Array) -> Array:
+        """From the cell's outputs `[B, T, H]` to the network's."""
+        return read(params, outputs if self.every_step else outputs[:, -1])
 
     def step(self, params: Params, carry: Any, inputs: Array) -> tuple[Any, Array]:
         """Take one step, streaming: `[B]` symbols or `[B, I]` features to `[B, O]`."""

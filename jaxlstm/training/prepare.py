@@ -87,6 +87,8 @@ def prepare(experiment: config.Experiment) -> Training:
     if goal.metric not in metrics:
         known = ", ".join(sorted(metrics))
         raise UserError(f"goal.metric: expected one of {known}, got {goal.metric!r}")
+    if experiment.gradients is not None and network.cell.run is not None:
+        raise UserError("gradients: expected none, the network cannot be stepped")
     prompt = None
     if experiment.sample is not None:
         if task.encode is None or task.decode is None:

@@ -26,9 +26,7 @@ def choose(how: str) -> str:
     return "threads" if jax.default_backend() == "cpu" else "vmap"
 
 
-def over_seeds(
-    function: Callable[..., Any], states: Sequence[Any], *rest: Any, how: str, donate: bool = False
-) -> Mapped:
+def over_seeds(function: Callable[..., Any], states: Sequence[Any], *rest: Any, how: str) -> Mapped:
     """Compile `function(state, *rest)` and map it over the states of the seeds.
 
     Args:
@@ -36,7 +34,6 @@ def over_seeds(
         states: the states it will be called with, or any of their shapes and types.
         *rest: the shared arguments, or any of their shapes and types.
         how: "threads" or "vmap".
-        donate: whether the states may be overwritten.
 
     Returns:
         `mapped(states, *rest)`, which gives a list with one result for each seed when all are done.
@@ -47,10 +44,9 @@ def over_seeds(
         >>> mapped([jnp.array(1.0), jnp.array(2.0)], jnp.array(10.0))
         [Array(11., dtype=float32), Array(12., dtype=float32)]
     """
-    donated = (0,) if donate else ()
     # Compiled before any thread runs: threads that meet an uncompiled function would each compile.
     if how == "threads":
-        program = jax.jit(function, donate_argnums=donated).lower(states[0], *rest).compile()
+        program = jax.jit(function).lower(states[0], *rest).compile()
         workers = min(len(states), os.cpu_count() or 1)
 
         def run(state: Any, rest: Sequence[Any]) -> Any:
@@ -69,7 +65,7 @@ def over_seeds(
         results = jax.vmap(lambda state: function(state, *rest))(together)
         return [_take(results, index) for index in range(len(states))]
 
-    batched = jax.jit(stacked, donate_argnums=donated).lower(list(states), *rest).compile()
+    batched = jax.jit(stacked).lower(list(states), *rest).compile()
     return lambda states, *rest: jax.block_until_ready(batched(list(states), *rest))
 
 
