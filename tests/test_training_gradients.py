@@ -35,7 +35,7 @@ def measured(folder):
 
 
 def test_what_is_measured_on_the_way(tmp_path):
-    made = training.prepare(experiment())
+    made = training.prepare(experiment(seeds=1))
     training.run(made, tmp_path / "run", quiet=True)
     found = measured(tmp_path / "run")
     assert list(found) == [0, 4, 8, 12]
@@ -74,6 +74,7 @@ def test_what_is_measured_on_the_way(tmp_path):
     assert "gradients loss" not in page
 
 
+@pytest.mark.slow
 def test_measuring_changes_nothing_that_is_learnt(tmp_path):
     for name, spec in (("with", config.Gradients(every=3)), ("without", None)):
         made = training.prepare(experiment(gradients=spec))
@@ -89,6 +90,7 @@ def test_measuring_changes_nothing_that_is_learnt(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_ragged_sequences_and_layers_are_measured():
     made = training.prepare(
         experiment(task=config.JapaneseVowels(), model=config.LSTM(hidden_size=4, layers=2))

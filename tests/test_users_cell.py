@@ -132,6 +132,7 @@ def test_a_users_cell_has_exponents_and_can_be_flossed():
     np.testing.assert_allclose(value, np.mean(found.exponents**2), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_every_measurement_may_be_jitted_and_mapped():
     """Over seeds, with nothing but `jit` and `vmap` around the call."""
     inputs, loss = jnp.ones((4, I)), lambda outputs: jnp.sum(outputs**2)
