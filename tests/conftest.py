@@ -38,6 +38,7 @@ def compile_fast():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # or other modules would meet these programs, which round otherwise
 
 
 # The table of abilities: each test says by its marker what it shows, the report carries it.
