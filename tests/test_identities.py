@@ -164,8 +164,8 @@ def test_fixed_points_without_a_ceiling():
         q = theory.relu_variance(gain, 0.4)
         assert gain**2 * q / 2 + 0.4 == pytest.approx(q)
     assert theory.linear_variance(1.0, 0.4) == theory.relu_variance(2**0.5 + 1e-9) == np.inf
-    matrix = np.asarray(jl.initializers.ginibre(gain=0.7)(jax.random.key(0), (400, 400)))
+    matrix = np.asarray(jl.initializers.ginibre(gain=0.7)(jax.random.key(0), (200, 200)))
     assert np.abs(np.linalg.eigvals(matrix)).max() == pytest.approx(
-        theory.ginibre_radius(0.7), abs=0.05
+        theory.ginibre_radius(0.7), abs=0.07
     )
-    assert np.linalg.norm(matrix, 2) == pytest.approx(theory.ginibre_norm(0.7), abs=0.05)
+    assert np.linalg.norm(matrix, 2) == pytest.approx(theory.ginibre_norm(0.7), abs=0.07)

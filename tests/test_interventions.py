@@ -67,7 +67,9 @@ def test_the_penalty_and_its_partial_gradient_are_those_of_the_paper():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", [LSTM, RNN], ids=["lstm", "rnn"])
+@pytest.mark.parametrize(
+    "cell", [LSTM, pytest.param(RNN, marks=pytest.mark.slow)], ids=["lstm", "rnn"]
+)
 def test_the_exact_gradient_of_the_penalty(cell):
     params, inputs = random_params(cell), random_inputs(cell, T)
 
@@ -100,6 +102,7 @@ def test_the_penalty_of_an_lstm_is_that_of_backpropagation_by_hand():
     np.testing.assert_allclose(found, pascanu(errors, np.array(arriving)), rtol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_penalty_pushes_a_fading_network_to_keep_its_errors():
     cell = jl.rnn(input_size=1, hidden_size=8, recurrent_init=jl.initializers.ginibre(gain=0.3))
@@ -126,7 +129,9 @@ def test_the_penalty_pushes_a_fading_network_to_keep_its_errors():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", [LSTM, RNN], ids=["lstm", "rnn"])
+@pytest.mark.parametrize(
+    "cell", [LSTM, pytest.param(RNN, marks=pytest.mark.slow)], ids=["lstm", "rnn"]
+)
 def test_flossing_and_its_gradient(cell):
     params, inputs = random_params(cell), random_inputs(cell, B, 8)
 

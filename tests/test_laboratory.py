@@ -25,7 +25,9 @@ def steps_of(cell, params, inputs):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("cell", [LSTM, GRU], ids=["lstm", "gru"])
+@pytest.mark.parametrize(
+    "cell", [LSTM, pytest.param(GRU, marks=pytest.mark.slow)], ids=["lstm", "gru"]
+)
 def test_the_spectrum_is_that_of_the_product(cell):
     params, inputs = random_params(cell), random_inputs(cell, B, T)
     lengths = np.array([7, 4, 0])
@@ -177,8 +179,9 @@ def test_saturation_counts_what_numpy_counts():
     ("cell", "part", "factor"),
     [(LSTM, "cell", lambda g: g["f"]), (GRU, "hidden", lambda g: g["z"]),
      (jl.mgu(input_size=3, hidden_size=4), "hidden", lambda g: 1 - g["f"]),
-     (jl.min_gru(input_size=3, hidden_size=4), "hidden", lambda g: 1 - g["z"]),
-     (CELLS["conv-lstm"], "cell", lambda g: g["f"]), (CELLS["lstm-1997"], "cell", None),
+     pytest.param(CELLS["min-gru"], "hidden", lambda g: 1 - g["z"], marks=pytest.mark.slow),
+     pytest.param(CELLS["conv-lstm"], "cell", lambda g: g["f"], marks=pytest.mark.slow),
+     (CELLS["lstm-1997"], "cell", None),
      (CELLS["rnn"], "hidden", lambda g: 0 * g["h"])],
     ids=["lstm", "gru", "mgu", "min-gru", "conv-lstm", "lstm-1997", "rnn"],
 )  # fmt: skip
@@ -336,7 +339,10 @@ def test_each_step_teaches_what_backpropagation_by_hand_says():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("reverse", "time_major"), [(False, True), (True, False)])
+@pytest.mark.parametrize(
+    ("reverse", "time_major"),
+    [(True, True), pytest.param(False, False, marks=pytest.mark.slow)],
+)
 def test_what_the_steps_teach_in_both_directions_under_masks_and_resets(reverse, time_major):
     cell = jl.bidirectional(LSTM, jl.stack(GRU, jl.rnn(input_size=4, hidden_size=2)))
     params, inputs = random_params(cell), random_inputs(cell, B, T)

@@ -75,18 +75,26 @@ def test_a_users_cell_goes_through_all_measurements():
     lengths = np.array([T, 4, 0])
     options = {"lengths": jnp.asarray(lengths)}
     loss = lambda outputs: jnp.sum(outputs**2) / 2  # noqa: E731
-    measures = jl.gradients
 
-    flow = measures.flow(CELL, params, inputs, loss, **options)
-    taught = measures.weight_flow(CELL, params, inputs, loss, **options)
-    norms = measures.jacobian_norms(CELL, params, inputs, **options)
-    spectrum = measures.jacobian_spectrum(CELL, params, inputs, every=2, **options)
-    found_bounds = measures.bounds(CELL, params, inputs, **options)
-    found_gates = measures.gates(CELL, params, inputs, **options)
-    stuck = measures.saturation(CELL, params, inputs, **options)
-    times = measures.memory_timescales(CELL, params, inputs, **options)
-    penalty = measures.norm_penalty(CELL, params, inputs, loss, **options)
+    @jax.jit
+    def measure(params, inputs):
+        given = CELL, params, inputs
+        return (
+            jl.gradients.flow(*given, loss, **options),
+            jl.gradients.weight_flow(*given, loss, **options),
+            jl.gradients.jacobian_norms(*given, **options),
+            jl.gradients.jacobian_spectrum(*given, every=2, **options),
+            jl.gradients.bounds(*given, **options),
+            jl.gradients.gates(*given, **options),
+            jl.gradients.saturation(*given, **options),
+            jl.gradients.memory_timescales(*given, **options),
+            jl.gradients.norm_penalty(*given, loss, **options),
+            jax.grad(lambda p: loss(jl.unroll(CELL, p, inputs, **options).outputs))(params),
+        )
 
+    flow, taught, norms, spectrum, found_bounds, found_gates, stuck, times, penalty, total = (
+        jax.device_get(measure(params, inputs))
+    )
     omega = 0.0
     for row, length in enumerate(lengths):
         states, gates, jacobians = by_hand(params, inputs[row, :length])
@@ -117,7 +125,6 @@ def test_a_users_cell_goes_through_all_measurements():
     )
     np.testing.assert_allclose(stuck["sigmoid.0"].mean, gates.mean(axis=0))
     assert set(stuck) == {"sigmoid.0", "tanh.0"}
-    total = jax.grad(lambda p: loss(jl.unroll(CELL, p, inputs, **options).outputs))(params)
     for steps, whole in zip(taught.steps, total, strict=True):
         np.testing.assert_allclose(steps.sum(axis=0), whole, rtol=1e-11, atol=1e-13)
 
