@@ -2,28 +2,21 @@
 
 import json
 
+import jax
 import numpy as np
+import optax
 import pytest
 
-from jaxlstm import config, runs, studies
+import jaxlstm as jl
+from jaxlstm import config, runs, studies, tasks
 from jaxlstm.progress import Bar
+from jaxlstm.studies import trials
 from jaxlstm.studies.findings import Prediction, slope
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    small = {
-        "seeds": "2",
-        "study.steps": "24",
-        "study.hidden_size": "4",
-        "study.large_size": "128",
-        "study.gains": "[0.9]",
-        "study.random_gains": "[3.0]",
-        "study.forget_biases": "[0.0]",
-        "study.lengths": "[5, 20]",
-    }
-    study = config.load("configs/studies/vanishing.toml", list(small.items()))
+def measured(folder, name, small):
+    """Run a study of a config with smaller sizes."""
+    study = config.load(f"configs/studies/{name}.toml", list(small.items()))
     runs.create(
         folder,
         config=config.dumps(study),
@@ -37,6 +30,21 @@ def folder(tmp_path_factory):
     summary = studies.run(study, folder, lambda *a, **k: Bar(*a, **k, quiet=True))
     runs.update_manifest(folder, summary=summary)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    small = {
+        "seeds": "2",
+        "study.steps": "24",
+        "study.hidden_size": "4",
+        "study.large_size": "128",
+        "study.gains": "[0.9]",
+        "study.random_gains": "[3.0]",
+        "study.forget_biases": "[0.0]",
+        "study.lengths": "[5, 20]",
+    }
+    return measured(tmp_path_factory.mktemp("study"), "vanishing", small)
 
 
 def test_exact_predictions_hold_at_any_size(folder):
@@ -76,3 +84,43 @@ def test_a_false_prediction_is_missed():
 def test_slope_is_a_least_squares_fit():
     rows = np.array([3 - 0.5 * np.arange(10), 1 + 2 * np.arange(10)])
     np.testing.assert_allclose(slope(rows, 2, 9), [-0.5, 2.0])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lenient")  # optax promotes
+def test_gates_small(tmp_path):
+    small = {
+        "seeds": "2",
+        "study.hidden_size": "4",
+        "study.length": "8",
+        "study.delay": "2",
+        "study.payload": "1",
+        "study.updates": "20",
+        "study.batch_size": "4",
+    }
+    folder = measured(tmp_path, "gates", small)
+    verdicts = {score.metric: score.verdict for score in runs.read_manifest(folder).summary}
+    exact = [name for name in verdicts if "at rest" in name and "opens" not in name]
+    assert len(exact) == 2
+    assert {verdicts[name] for name in exact} == {"met"}
+    table = json.loads((folder / "tables" / "variants.json").read_text())
+    assert len(table["rows"]) == 9
+    names = {path.stem for path in (folder / "figures").glob("*.json")}
+    assert names == {"adding", "copy"}
+
+
+@pytest.mark.usefixtures("lenient")
+def test_a_trial_trains_each_seed_as_it_would_alone():
+    task = tasks.build(config.Adding(length=6))
+    model = trials.network(jl.lstm(input_size=2, hidden_size=4), task)
+    keys = jax.random.split(jax.random.key(0), 2)
+    options = {"optimizer": optax.adam(1e-2), "updates": 30, "batch_size": 16}
+    both = trials.train(model, task, keys, **options)
+    one = trials.train(model, task, keys[1:], **options)
+    np.testing.assert_allclose(both.losses[1], one.losses[0], rtol=1e-3)
+    assert both.losses[:, -5:].mean() < both.losses[:, :5].mean()
+    assert trials.score(model, task, both.last)["mse"].shape == (2,)
+    pushed = trials.train(
+        model, task, keys, penalty=lambda model, params, batch: params.readout.bias.sum(), **options
+    )
+    assert (pushed.last.readout.bias < both.last.readout.bias).all()

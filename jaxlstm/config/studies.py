@@ -41,6 +41,30 @@ class Vanishing(Part, frozen=True, kw_only=True, tag_field="kind", tag="vanishin
     lengths: Annotated[tuple[Steps, ...], Meta(min_length=1, max_length=8)] = (25, 50, 100, 200)
 
 
+class Gates(Part, frozen=True, kw_only=True, tag_field="kind", tag="gates"):
+    """Which gate of an LSTM matters: variants trained on adding and on copying.
+
+    Args:
+        hidden_size: units.
+        length: steps of the adding problem.
+        delay: steps between a message and its copy.
+        symbols: how many symbols there are.
+        payload: symbols of a message.
+        updates: of each training.
+        batch_size: sequences in a batch.
+        learning_rate: of Adam; gradients are clipped to norm 1.
+    """
+
+    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 16
+    length: Steps = 30
+    delay: Steps = 15
+    symbols: Annotated[int, Meta(ge=2, le=64)] = 4
+    payload: Annotated[int, Meta(ge=1, le=64)] = 3
+    updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    learning_rate: Positive = 5e-3
+
+
 class Study(Kind, frozen=True, kw_only=True, tag="study"):
     """What every study has.
 
@@ -55,7 +79,7 @@ class Study(Kind, frozen=True, kw_only=True, tag="study"):
     name: Name
     question: str
     expected: str
-    study: Vanishing
+    study: Vanishing | Gates
     seeds: Seeds = 1
 
     def __post_init__(self) -> None:

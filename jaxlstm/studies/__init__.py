@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import config, runs
-from jaxlstm.studies import vanishing
+from jaxlstm.studies import gates, vanishing
 
-STUDIES: dict[type, Callable[..., list[runs.Score]]] = {config.Vanishing: vanishing.measure}
+STUDIES: dict[type, Callable[..., list[runs.Score]]] = {
+    config.Vanishing: vanishing.measure,
+    config.Gates: gates.measure,
+}
 
 
 def run(study: config.Study, folder: str | Path, progress: Callable[..., Any]) -> list[runs.Score]:

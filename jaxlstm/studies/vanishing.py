@@ -26,11 +26,13 @@ PARTS = 5
 
 def measure(study: config.Study, folder: Path, progress: Callable[..., Any]) -> list[runs.Score]:
     """Measure all parts, write their figures and the table of predictions."""
+    spec = study.study
+    assert isinstance(spec, config.Vanishing)  # noqa: S101  (the table of studies says so)
     with jax.enable_x64(True), progress("vanishing", PARTS, unit="parts") as bar:
         found: list[Prediction] = []
         keys = [jax.random.key(seed) for seed in study.seed_list]
         for done, part in enumerate((_scalar, _rnn, _lstm, _paths, _lengths), start=1):
-            found += part(study.study, keys, folder)
+            found += part(spec, keys, folder)
             bar.update(done)
     return findings.write(
         folder,

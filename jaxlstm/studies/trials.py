@@ -1,0 +1,109 @@
+"""Small trainings inside a study: many seeds at once, in one compiled program."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+import jaxlstm as jl
+from jaxlstm.tasks import Batch, Task
+from jaxlstm.training.model import Model, Params, Readout
+
+Penalty = Callable[[Model, Params, Batch], Array]
+
+
+class Trial(NamedTuple):
+    """What trainings gave, the seeds leading.
+
+    Args:
+        first: the parameters before the first update.
+        last: those after the last one.
+        losses: [seeds, updates], of the task alone, each on its own batch.
+    """
+
+    first: Params
+    last: Params
+    losses: Array
+
+
+def network(cell: jl.Cell, task: Task) -> Model:
+    """A cell and a linear readout for a task; symbols come in one-hot."""
+    width = jl.output_shape(cell)[-1]
+    draw = jl.initializers.glorot_uniform()
+
+    def init(key: Array) -> Params:
+        k_cell, k_readout = jax.random.split(key)
+        kernel = draw(k_readout, (width, task.output_size), jnp.float32)
+        return Params(None, cell.init(k_cell), Readout(kernel, jnp.zeros(task.output_size)))
+
+    def encode(params: Params, inputs: Array) -> Array:
+        return jax.nn.one_hot(inputs, task.input_size) if task.tokens else inputs
+
+    return Model(cell, init, encode, task.every_step)
+
+
+def train(
+    model: Model,
+    task: Task,
+    keys: Array,
+    *,
+    optimizer: optax.GradientTransformation,
+    updates: int,
+    batch_size: int,
+    penalty: Penalty | None = None,
+    begin: Callable[[Params, Array], Params] | None = None,
+) -> Trial:
+    """Train a network once for each key.
+
+    Args:
+        model: the network.
+        task: what it learns; update t of a seed draws its batch from `fold_in(key, t)`.
+        keys: [seeds] random keys.
+        optimizer: an optax transformation.
+        updates: how many.
+        batch_size: sequences in a batch.
+        penalty: added to the loss; a function of the model, its parameters and the batch.
+        begin: changes the parameters before the first update; it gets a key as well.
+
+    Returns:
+        A `Trial`. A network whose numbers stop being finite ends with parameters that are not.
+    """
+
+    def total(params: Params, batch: Batch) -> tuple[Array, Array]:
+        loss, _ = task.loss(model.apply(params, batch.inputs, batch.lengths), batch)
+        more = jnp.zeros(()) if penalty is None else penalty(model, params, batch)
+        return loss + more, loss
+
+    def one(key: Array) -> tuple[Params, Params, Array]:
+        k_init, k_begin, k_data = jax.random.split(key, 3)
+        first: Any = model.init(k_init)
+        if begin is not None:
+            first = begin(first, k_begin)
+
+        def update(state: Any, step: Array) -> tuple[Any, Array]:
+            now, memory = state
+            batch = task.sample(task.data, jax.random.fold_in(k_data, step), batch_size)
+            gradient, loss = jax.grad(total, has_aux=True)(now, batch)
+            change, memory = optimizer.update(gradient, memory, now)
+            params: Any = optax.apply_updates(now, change)
+            return (params, memory), loss
+
+        state = (first, optimizer.init(first))
+        (last, _), losses = lax.scan(update, state, jnp.arange(updates))
+        return first, last, losses
+
+    first, last, losses = jax.jit(jax.vmap(one))(keys)
+    return Trial(first, last, losses)
+
+
+def score(model: Model, task: Task, params: Params) -> dict[str, Array]:
+    """The metrics of the networks on the task's validation set, [seeds] each."""
+    batch = task.evaluation["validation"]
+
+    def one(params: Params) -> dict[str, Array]:
+        return task.loss(model.apply(params, batch.inputs, batch.lengths), batch)[1]
+
+    return jax.jit(jax.vmap(one))(params)
