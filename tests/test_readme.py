@@ -10,6 +10,7 @@ from jaxlstm import runs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+RUNS = list((ROOT / "experiments").glob("*/manifest.json"))
 
 
 def scores(name):
@@ -58,7 +59,18 @@ def test_the_study_met_its_predictions():
     assert {score.verdict for score in manifest.summary} == {"met"}
 
 
-@pytest.mark.parametrize("name", ["adding", "adding-rnn", "vowels", "shakespeare", "vanishing"])
+def test_the_gallery_shows_every_figure_of_the_studies():
+    page = (ROOT / "experiments" / "README.md").read_text()
+    shown = re.findall(r"\]\(([^)#]+)\)", page)
+    assert all((ROOT / "experiments" / target).exists() for target in shown)
+    for manifest in sorted((ROOT / "experiments").glob("*/manifest.json")):
+        if runs.read_manifest(manifest.parent).kind != "study":
+            continue
+        for figure in sorted((manifest.parent / "figures").glob("*.svg")):
+            assert figure.relative_to(ROOT / "experiments").as_posix() in shown
+
+
+@pytest.mark.parametrize("name", sorted(p.parent.name for p in RUNS))
 def test_results_hold_no_path_of_the_machine(name):
     for path in (ROOT / "experiments" / name).rglob("*"):
         if path.is_file():

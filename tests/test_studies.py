@@ -86,6 +86,24 @@ def test_slope_is_a_least_squares_fit():
     np.testing.assert_allclose(slope(rows, 2, 9), [-0.5, 2.0])
 
 
+def test_mean_field_small(tmp_path):
+    small = {
+        "seeds": "2",
+        "study.sizes": "[256]",
+        "study.tanh_gains": "[0.5, 0.8]",
+        "study.other_gains": "[0.7, 1.4]",
+    }
+    folder = measured(tmp_path, "mean-field", small)
+    scores = {score.metric: score for score in runs.read_manifest(folder).summary}
+    assert len(scores) == 6 + 3
+    sign = scores["gain at which the sign changes, relu, N = 256"]
+    assert sign.mean == pytest.approx(2**0.5, rel=0.1)
+    figure = json.loads((folder / "figures" / "2-rates.json").read_text())
+    assert [panel["title"] for panel in figure["panels"]] == ["tanh", "relu", "identity"]
+    for series, law in zip(figure["panels"][2]["series"], (0.05, 1e-12), strict=True):
+        np.testing.assert_allclose(series["y"], np.log(series["x"]), atol=law)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("lenient")  # optax promotes
 def test_gates_small(tmp_path):

@@ -41,6 +41,22 @@ class Vanishing(Part, frozen=True, kw_only=True, tag_field="kind", tag="vanishin
     lengths: Annotated[tuple[Steps, ...], Meta(min_length=1, max_length=8)] = (25, 50, 100, 200)
 
 
+class MeanField(Part, frozen=True, kw_only=True, tag_field="kind", tag="mean-field"):
+    """How fast gradients grow or shrink in random networks, against mean-field theory.
+
+    Args:
+        steps: how far back gradients are followed.
+        sizes: numbers of units; theory is that of very many.
+        tanh_gains: standard deviation of the recurrent weights times √N, for tanh.
+        other_gains: for linear networks; times √2 for ReLU, where that is critical.
+    """
+
+    steps: Annotated[int, Meta(ge=20, le=10_000)] = 100
+    sizes: Annotated[tuple[Width, ...], Meta(min_length=1, max_length=5)] = (64, 256, 1024)
+    tanh_gains: Gains = (0.5, 0.9, 1.25, 1.5, 2.0, 3.0)
+    other_gains: Gains = (0.5, 0.8, 0.9, 1.1, 1.25, 1.5)
+
+
 class Gates(Part, frozen=True, kw_only=True, tag_field="kind", tag="gates"):
     """Which gate of an LSTM matters: variants trained on adding and on copying.
 
@@ -79,7 +95,7 @@ class Study(Kind, frozen=True, kw_only=True, tag="study"):
     name: Name
     question: str
     expected: str
-    study: Vanishing | Gates
+    study: Vanishing | MeanField | Gates
     seeds: Seeds = 1
 
     def __post_init__(self) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import config, runs
-from jaxlstm.studies import gates, vanishing
+from jaxlstm.studies import gates, mean_field, vanishing
 
 STUDIES: dict[type, Callable[..., list[runs.Score]]] = {
     config.Vanishing: vanishing.measure,
+    config.MeanField: mean_field.measure,
     config.Gates: gates.measure,
 }
 
