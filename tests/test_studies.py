@@ -104,6 +104,29 @@ def test_mean_field_small(tmp_path):
         np.testing.assert_allclose(series["y"], np.log(series["x"]), atol=law)
 
 
+@pytest.mark.usefixtures("lenient")  # optax promotes
+def test_phase_diagram_small(tmp_path):
+    small = {
+        "seeds": "2",
+        "study.hidden_size": "64",
+        "study.gains": "[0.5, 3.0]",
+        "study.forget_biases": "[0.0, 4.0]",
+        "study.length": "5",
+        "study.driven_steps": "60",
+        "study.updates": "3",
+        "study.batch_size": "4",
+    }
+    folder = measured(tmp_path, "phase-diagram", small)
+    scores = {score.metric: score for score in runs.read_manifest(folder).summary}
+    radii = [score for name, score in scores.items() if "radius" in name]
+    assert len(radii) == 4
+    assert radii[0].mean == pytest.approx(0.5 + 0.5 / 4, rel=0.15)
+    figure = json.loads((folder / "figures" / "map.json").read_text())
+    exponents = np.array(figure["panels"][0]["z"]["values"])
+    assert exponents.shape == (2, 2)
+    assert (exponents[1] > exponents[0]).all()  # a more open gate keeps more
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("lenient")  # optax promotes
 def test_gates_small(tmp_path):

@@ -28,6 +28,7 @@ from jaxlstm.config.optimizer import RMSprop as RMSprop
 from jaxlstm.config.optimizer import Schedule as Schedule
 from jaxlstm.config.studies import Gates as Gates
 from jaxlstm.config.studies import MeanField as MeanField
+from jaxlstm.config.studies import PhaseDiagram as PhaseDiagram
 from jaxlstm.config.studies import Study as Study
 from jaxlstm.config.studies import Vanishing as Vanishing
 from jaxlstm.config.tasks import Adding as Adding

@@ -57,6 +57,36 @@ class MeanField(Part, frozen=True, kw_only=True, tag_field="kind", tag="mean-fie
     other_gains: Gains = (0.5, 0.8, 0.9, 1.1, 1.25, 1.5)
 
 
+class PhaseDiagram(Part, frozen=True, kw_only=True, tag_field="kind", tag="phase-diagram"):
+    """Where an LSTM can be trained: recurrent gain by forget bias, with its Lyapunov exponent.
+
+    Args:
+        hidden_size: units.
+        gains: of every gate's recurrent weights, standard deviation times √H.
+        forget_biases: where the bias of the forget gate starts.
+        length: steps of the adding problem.
+        driven_steps: steps over which the exponent is measured.
+        updates: of each training.
+        batch_size: sequences in a batch.
+        learning_rate: of Adam; gradients are clipped to norm 1.
+    """
+
+    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 32
+    gains: Gains = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+    forget_biases: Annotated[tuple[float, ...], Meta(min_length=1, max_length=12)] = (
+        -2.0,
+        0.0,
+        1.0,
+        2.0,
+        4.0,
+    )
+    length: Steps = 40
+    driven_steps: Annotated[int, Meta(ge=20, le=100_000)] = 400
+    updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 400
+    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    learning_rate: Positive = 5e-3
+
+
 class Gates(Part, frozen=True, kw_only=True, tag_field="kind", tag="gates"):
     """Which gate of an LSTM matters: variants trained on adding and on copying.
 
@@ -95,7 +125,7 @@ class Study(Kind, frozen=True, kw_only=True, tag="study"):
     name: Name
     question: str
     expected: str
-    study: Vanishing | MeanField | Gates
+    study: Vanishing | MeanField | PhaseDiagram | Gates
     seeds: Seeds = 1
 
     def __post_init__(self) -> None:

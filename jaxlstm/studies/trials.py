@@ -54,7 +54,8 @@ def train(
     updates: int,
     batch_size: int,
     penalty: Penalty | None = None,
-    begin: Callable[[Params, Array], Params] | None = None,
+    begin: Callable[[Params, Any], Params] | None = None,
+    settings: Any = None,
 ) -> Trial:
     """Train a network once for each key.
 
@@ -66,7 +67,8 @@ def train(
         updates: how many.
         batch_size: sequences in a batch.
         penalty: added to the loss; a function of the model, its parameters and the batch.
-        begin: changes the parameters before the first update; it gets a key as well.
+        begin: `begin(params, setting)` changes the parameters before the first update.
+        settings: a pytree whose leaves lead with [seeds], one setting for each key.
 
     Returns:
         A `Trial`. A network whose numbers stop being finite ends with parameters that are not.
@@ -77,11 +79,11 @@ def train(
         more = jnp.zeros(()) if penalty is None else penalty(model, params, batch)
         return loss + more, loss
 
-    def one(key: Array) -> tuple[Params, Params, Array]:
-        k_init, k_begin, k_data = jax.random.split(key, 3)
+    def one(key: Array, setting: Any) -> tuple[Params, Params, Array]:
+        k_init, _, k_data = jax.random.split(key, 3)
         first: Any = model.init(k_init)
         if begin is not None:
-            first = begin(first, k_begin)
+            first = begin(first, setting)
 
         def update(state: Any, step: Array) -> tuple[Any, Array]:
             now, memory = state
@@ -95,7 +97,7 @@ def train(
         (last, _), losses = lax.scan(update, state, jnp.arange(updates))
         return first, last, losses
 
-    first, last, losses = jax.jit(jax.vmap(one))(keys)
+    first, last, losses = jax.jit(jax.vmap(one))(keys, settings)
     return Trial(first, last, losses)
 
 
