@@ -50,7 +50,7 @@ class Prediction:
         """The prediction in words, such as "0.0652 ± 0.02"."""
         if self.rule != "within":
             return f"{'≤' if self.rule == 'at most' else '≥'} {self.predicted:.4g}"
-        share = f"{self.tolerance:.0e} of it" if self.relative else f"{self.tolerance:.2g}"
+        share = f"{self.tolerance:.2g} of it" if self.relative else f"{self.tolerance:.2g}"
         return f"{self.predicted:.4g} ± {share}"
 
 
