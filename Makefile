@@ -17,7 +17,7 @@ test-all: install
 	$(BIN)/python -m pytest -q -n auto -m ''
 
 abilities: install
-	$(BIN)/python -m pytest -q -n auto -m ability --abilities docs/abilities.md
+	$(BIN)/python -m pytest -q -n auto -m ability --abilities=docs/abilities.md
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

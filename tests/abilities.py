@@ -1,7 +1,7 @@
 """The table of cells and what they can do, made from the tests that passed.
 
 A test that is marked `ability("mask")` shows that its `cell` can be masked. Run with
-`--abilities FILE` the tests write the table; a hole that nobody has explained fails the run.
+`--abilities=FILE` the tests write the table; a hole that nobody has explained fails the run.
 """
 
 from pathlib import Path
