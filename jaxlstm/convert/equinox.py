@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
-from jaxlstm.convert.parts import build, count_blocks, fetch, take_apart
+from jaxlstm.convert.parts import build, count_blocks, fetch, take_one
 
 ALLOWED = {"lstm": {"use_bias": (False,)}, "gru": {"use_bias": (False,)}}
 
@@ -79,10 +79,7 @@ def dump(cell: Cell, params: Params) -> dict[str, np.ndarray]:
         >>> {name: array.shape for name, array in theirs.items()}
         {'weight_ih': (12, 3), 'weight_hh': (12, 4), 'bias': (12,), 'bias_n': (4,)}
     """
-    layers = take_apart(cell, params, "Equinox", ALLOWED)
-    if len(layers) > 1 or len(layers[0]) > 1:
-        raise ValueError(f"`cell` must be one layer of one direction for Equinox, got {cell!r}")
-    part = layers[0][0]
+    part = take_one(cell, params, "Equinox", ALLOWED)
     w = {name: array for name, array in part.weights.items() if array is not None}
     arrays = {"weight_ih": w["kernel"].T, "weight_hh": w["recurrent_kernel"].T}
     if "bias" in w:

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params, check_choice
-from jaxlstm.convert.parts import Part, build, count_blocks, fetch, take_apart, to_numpy
+from jaxlstm.convert.parts import Part, build, count_blocks, fetch, take_one, to_numpy
 
 GATES = {"lstm": "ifgo", "gru": "rzn"}
 STYLES = ("nnx", "nnx_optimized", "linen")
@@ -92,10 +92,7 @@ def dump(cell: Cell, params: Params, style: str = "nnx") -> dict[str, Any]:
         ((3, 4), ['bias', 'kernel'])
     """
     check_choice("style", style, STYLES)
-    layers = take_apart(cell, params, "Flax", ALLOWED)
-    if len(layers) > 1 or len(layers[0]) > 1:
-        raise ValueError(f"`cell` must be one layer of one direction for Flax, got {cell!r}")
-    part = layers[0][0]
+    part = take_one(cell, params, "Flax", ALLOWED)
     if style == "linen":
         return {"params": _split(part, "if") if part.kind != "rnn" else _simple(part, "i", "h")}
     if part.kind == "rnn":

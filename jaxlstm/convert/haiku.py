@@ -19,7 +19,7 @@ import numpy as np
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
 from jaxlstm.convert.flax import flatten
-from jaxlstm.convert.parts import blocks, build, fetch, take_apart
+from jaxlstm.convert.parts import blocks, build, fetch, take_one
 
 ALLOWED = {"lstm": {}, "gru": {"reset_after": (False,)}}
 
@@ -85,10 +85,7 @@ def dump(cell: Cell, params: Params) -> dict[str, dict[str, np.ndarray]]:
         >>> jl.convert.haiku.dump(cell, cell.init(jax.random.key(0)))["lstm/linear"]["w"].shape
         (7, 16)
     """
-    layers = take_apart(cell, params, "Haiku", ALLOWED)
-    if len(layers) > 1 or len(layers[0]) > 1:
-        raise ValueError(f"`cell` must be one layer of one direction for Haiku, got {cell!r}")
-    part = layers[0][0]
+    part = take_one(cell, params, "Haiku", ALLOWED)
     if part.kind == "gru" and part.options["reset_after"]:
         raise ValueError("`reset_after=True` of gru cannot be expressed by Haiku")
     w = {name: array for name, array in part.weights.items() if array is not None}

@@ -30,8 +30,8 @@ from jaxlstm.convert.parts import (
     blocks,
     build,
     count_blocks,
-    directions,
     fetch,
+    owners,
     put_together,
     take_apart,
     to_numpy,
@@ -92,20 +92,13 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
     """
     with files.named(weights):
         layers = _layers(weights)
-        wanted = [[None] * len(layer) for layer in layers]
-        if cell is not None:
-            wanted = directions(cell)
-            if [len(layer) for layer in wanted] != [len(layer) for layer in layers]:
-                raise ValueError(
-                    f"`cell` must have layers of {[len(layer) for layer in layers]} directions, "
-                    f"got {[len(layer) for layer in wanted]}"
-                )
+        wanted = owners(cell, [len(layer) for layer in layers])
         made = [
             [
                 _direction(arrays, own, {**found, **options})
-                for (arrays, found), own in zip(layer, owners, strict=True)
+                for (arrays, found), own in zip(layer, each, strict=True)
             ]
-            for layer, owners in zip(layers, wanted, strict=True)
+            for layer, each in zip(layers, wanted, strict=True)
         ]
         return put_together(made)
 

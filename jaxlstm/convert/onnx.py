@@ -31,8 +31,8 @@ from jaxlstm.convert.parts import (
     Part,
     blocks,
     build,
-    directions,
     fetch,
+    owners,
     put_together,
     take_apart,
     to_numpy,
@@ -106,9 +106,7 @@ def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
     """
     with files.named(weights):
         nodes = _nodes(weights)
-        wanted = [None] * len(nodes) if cell is None else directions(cell)
-        if len(wanted) != len(nodes):
-            raise ValueError(f"`cell` must have {len(nodes)} layers, got {len(wanted)}")
+        wanted = owners(cell, [count_ways(node) for node in nodes])
         return put_together([_layer(n, own) for n, own in zip(nodes, wanted, strict=True)])
 
 
@@ -135,19 +133,24 @@ def dump(cell: Cell, params: Params) -> list[Node]:
     return [_node(layer) for layer in take_apart(cell, params, "ONNX", ALLOWED)]
 
 
-def _layer(node: Node, cells: list[Cell] | None) -> list[tuple[Cell, Params]]:
+def count_ways(node: Node) -> int:
+    """The number of directions of an operator."""
+    direction = node.attributes.get("direction", "forward")
+    if direction not in ("forward", "bidirectional"):
+        raise ValueError(f"`direction` must be 'forward' or 'bidirectional', got {direction!r}")
+    return 2 if direction == "bidirectional" else 1
+
+
+def _layer(node: Node, cells: list[Any]) -> list[tuple[Cell, Params]]:
     if node.op not in OPERATORS:
         raise ValueError(f"`op` must be one of {list(OPERATORS)}, got {node.op!r}")
     kind, attributes = OPERATORS[node.op], node.attributes
-    direction = attributes.get("direction", "forward")
-    if direction not in ("forward", "bidirectional"):
-        raise ValueError(f"`direction` must be 'forward' or 'bidirectional', got {direction!r}")
     if attributes.get("clip"):
         raise ValueError(f"`clip` of the activations is not ours, got {attributes['clip']}")
     for name in ("activation_alpha", "activation_beta"):
         if attributes.get(name):
             raise ValueError(f"`{name}` is not ours, got {list(attributes[name])}")
-    ways = 2 if direction == "bidirectional" else 1
+    ways = len(cells)
     arrays = {name: array for name, array in node.arrays.items() if array is not None}
     rows, inputs = fetch(arrays, "W", (ways, None, None)).shape[1:]
     hidden = rows // BLOCKS[kind]
@@ -159,8 +162,6 @@ def _layer(node: Node, cells: list[Cell] | None) -> list[tuple[Cell, Params]]:
     }
     fetch(arrays, "R", shapes["R"])
     arrays = {name: fetch(arrays, name, shapes[name]) for name in arrays if name in shapes}
-    if cells is not None and len(cells) != ways:
-        raise ValueError(f"`cell` must have {ways} directions for this operator, got {len(cells)}")
     roles = ROLES[kind]
     given = list(attributes.get("activations", [])) or [NAMES[a] for a in roles.values()] * ways
     layer = []
@@ -178,7 +179,7 @@ def _layer(node: Node, cells: list[Cell] | None) -> list[tuple[Cell, Params]]:
             del options["output_activation"]
         own = {name: array[way] for name, array in arrays.items()}
         weights = _weights(kind, own, attributes, options)
-        layer.append(build(kind, weights, None if cells is None else cells[way], **options))
+        layer.append(build(kind, weights, cells[way], **options))
     return layer
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
 from jaxlstm.convert import files
-from jaxlstm.convert.onnx import dump
+from jaxlstm.convert.onnx import count_ways, dump
 
 OPSET = 17
 
@@ -68,14 +68,13 @@ def write(
         ]
         outputs = [f"Y_{k}", f"hidden_{k}"] + [f"cell_{k}"] * lstm
         y = add(layer.op, [x, *weights, "lengths", *peephole], outputs, **layer.attributes)
-        ways = 2 if layer.attributes.get("direction") == "bidirectional" else 1
+        ways = count_ways(layer)
         shape = [ways, "B", layer.attributes["hidden_size"]]
         states += [(name, shape) for name in outputs[1:]]
         y = add("Transpose", [y], [f"Y_{k}_joined"], perm=[0, 2, 1, 3])
         x = add("Reshape", [y, put(f"shape_{k}", np.array([0, 0, -1]))], [f"Y_{k}_flat"])
-    last = layers[-1].attributes
-    ways = 2 if last.get("direction") == "bidirectional" else 1
-    width = last["hidden_size"] * ways
+    ways = count_ways(layers[-1])
+    width = layers[-1].attributes["hidden_size"] * ways
     if every_step:
         x = add("Transpose", [x], ["batch_major"], perm=[1, 0, 2])
     elif ways == 2:

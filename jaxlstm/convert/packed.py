@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params, check_size
-from jaxlstm.convert.parts import build, directions, put_together, take_apart, to_numpy
+from jaxlstm.convert.parts import build, owners, put_together, take_apart, to_numpy
 
 ALLOWED = {"lstm": {"recurrent_bias": (True,)}}
 
@@ -67,9 +67,7 @@ def load(
     shapes += [(width,)] * (2 * len(order))
     cuts = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
     arrays = [a.reshape(s) for a, s in zip(np.split(flat, cuts), shapes, strict=True)]
-    wanted = [[None] * ways] * num_layers if cell is None else directions(cell)
-    if [len(layer) for layer in wanted] != [ways] * num_layers:
-        raise ValueError(f"`cell` must have {num_layers} layers of {ways} directions, got {cell!r}")
+    wanted = owners(cell, [ways] * num_layers)
     layers: list[list[Any]] = [[] for _ in range(num_layers)]
     for index, (k, way) in enumerate(order):
         biases = arrays[2 * (len(order) + index) :]

@@ -4,7 +4,7 @@ A neighbour's module only says where each part lies in its arrays. `build` makes
 params out of parts, `take_apart` gives the parts of every direction of every layer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -106,12 +106,7 @@ def build(
         ValueError: when the cell has other shapes, or lacks a place for a weight.
     """
     given = {name: array for name, array in weights.items() if array is not None}
-    dtypes = {array.dtype.name for array in given.values()}
-    if "float64" in dtypes and jax.dtypes.canonicalize_dtype("float64") != "float64":
-        raise ValueError(
-            "`weights` are float64, which JAX keeps only with `jax_enable_x64`: enable it, or "
-            "convert them to float32 first"
-        )
+    refuse_wide(given.values())
     if cell is None:
         cell = _made(kind, given, options)
     elif part_kind(cell) != kind:
@@ -175,10 +170,15 @@ def part_kind(cell: Cell) -> str:
     return "lstm" if name == "lstmp" else name
 
 
+def _arguments(cell: Cell) -> dict[str, Any]:
+    """What a cell was made with; nothing where it does not say."""
+    return dict(cell.description.arguments) if cell.description else {}
+
+
 def directions(cell: Cell) -> list[list[Cell]]:
     """The cells of every direction of every layer, from the input upwards."""
     check_cell("cell", cell)
-    arguments = dict(cell.description.arguments) if cell.description else {}
+    arguments = _arguments(cell)
     match part_kind(cell):
         case "stack":
             return [each for layer in arguments["*cells"] for each in directions(layer)]
@@ -225,6 +225,43 @@ def take_apart(
     ]
 
 
+def take_one(
+    cell: Cell, params: Params, neighbour: str, allowed: Mapping[str, Mapping[str, Sequence[Any]]]
+) -> Part:
+    """The parts of a cell of one layer and one direction; the arguments of `take_apart`."""
+    layers = take_apart(cell, params, neighbour, allowed)
+    if len(layers) > 1 or len(layers[0]) > 1:
+        raise ValueError(f"`cell` must be one layer of one direction for {neighbour}, got {cell!r}")
+    return layers[0][0]
+
+
+def owners(cell: Cell | None, ways: Sequence[int]) -> list[list[Any]]:
+    """The cells that weights of so many directions in each layer are for; None where none is given.
+
+    Raises:
+        ValueError: when the cell has other layers or directions.
+    """
+    if cell is None:
+        return [[None] * count for count in ways]
+    found = directions(cell)
+    if len(found) != len(ways):
+        raise ValueError(f"`cell` must have {len(ways)} layers, got {len(found)}")
+    for k, (layer, count) in enumerate(zip(found, ways, strict=True)):
+        if len(layer) != count:
+            raise ValueError(f"`cell` must have {count} directions in layer {k}, got {len(layer)}")
+    return found
+
+
+def refuse_wide(arrays: Iterable[Array]) -> None:
+    """Refuse float64 where JAX would cut it to float32."""
+    wide = any(array.dtype == "float64" for array in arrays)
+    if wide and jax.dtypes.canonicalize_dtype("float64") != "float64":
+        raise ValueError(
+            "`weights` are float64, which JAX keeps only with `jax_enable_x64`: enable it, or "
+            "convert them to float32 first"
+        )
+
+
 def _flat_params(params: Params, layers: list[list[Cell]]) -> list[list[Any]]:
     """The params of every direction of every layer."""
 
@@ -239,13 +276,11 @@ def _part(cell: Cell, params: Any, neighbour: str, allowed: Any) -> Part:
     kind = part_kind(cell)
     if kind not in allowed:
         raise ValueError(f"`cell` {cell!r} cannot be expressed by {neighbour}")
-    assert cell.description is not None  # noqa: S101  (`directions` has seen it)
-    given = dict(cell.description.arguments)
+    given = _arguments(cell)
     sizes = {"input_shape": (1, 1), "filters": 1}
     if kind != "conv_lstm":
         sizes = {"input_size": 1, "hidden_size": 1}
-    plain = FACTORIES[kind](**sizes).description
-    defaults = dict(plain.arguments) if plain else {}
+    defaults = _arguments(FACTORIES[kind](**sizes))
     for name, value in given.items():
         shape = name in (*sizes, "kernel_size") or name.endswith("_init") or name in FREE
         if shape or value == defaults.get(name):

@@ -20,6 +20,7 @@ from jaxlstm.cells import Cell, from_dict, to_dict
 from jaxlstm.cells.base import Params
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.convert import files
+from jaxlstm.convert.parts import refuse_wide
 
 KEY, OTHERS = "jaxlstm.cell", "jaxlstm.others"
 DTYPES = {
@@ -97,9 +98,7 @@ def load(
         names = [name for name, _ in _named(like)]
         if sorted(names) != sorted(arrays):
             raise ValueError(f"`weights` must hold {sorted(names)}, got {sorted(arrays)}")
-        wide = any(array.dtype == "float64" for array in arrays.values())
-        if wide and jax.dtypes.canonicalize_dtype("float64") != "float64":
-            raise ValueError("`weights` are float64: enable `jax_enable_x64` to read them")
+        refuse_wide(arrays.values())
         leaves = [jnp.asarray(arrays[name]) for name in names]
         params = jax.tree.unflatten(jax.tree.structure(like), leaves)
         check_tree("weights", params, like)

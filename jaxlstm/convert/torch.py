@@ -28,8 +28,8 @@ from jaxlstm.convert.parts import (
     BLOCKS,
     build,
     count_blocks,
-    directions,
     fetch,
+    owners,
     put_together,
     take_apart,
 )
@@ -76,21 +76,16 @@ def load(
         nonlinearity = nonlinearity or str(getattr(weights, "nonlinearity", "tanh"))
         check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         state = _state(weights)
-        layers, wanted = [], None if cell is None else directions(cell)
-        while not layers or f"{prefix}weight_ih_l{len(layers)}" in state:
-            k = len(layers)
-            ends = ["", "_reverse"] if f"{prefix}weight_ih_l{k}_reverse" in state else [""]
-            if wanted is not None and (len(wanted) <= k or len(wanted[k]) != len(ends)):
-                raise ValueError(f"`cell` must have {len(ends)} directions in layer {k}")
-            each = [None] * len(ends) if wanted is None else wanted[k]
-            layers.append(
-                [
-                    _direction(state, prefix, f"_l{k}{end}", nonlinearity, own)
-                    for end, own in zip(ends, each, strict=True)
-                ]
-            )
-        if wanted is not None and len(wanted) != len(layers):
-            raise ValueError(f"`cell` must have {len(layers)} layers, got {len(wanted)}")
+        ways: list[int] = []
+        while not ways or f"{prefix}weight_ih_l{len(ways)}" in state:
+            ways.append(1 + (f"{prefix}weight_ih_l{len(ways)}_reverse" in state))
+        layers = [
+            [
+                _direction(state, prefix, f"_l{k}{end}", nonlinearity, own)
+                for end, own in zip(("", "_reverse"), each, strict=False)
+            ]
+            for k, each in enumerate(owners(cell, ways))
+        ]
         return put_together(layers)
 
 

@@ -44,12 +44,8 @@ class _ConvLSTM(RNN):
                 f"`in_shape` must be {self.dims} sizes of space and one of channels, got "
                 f"{in_shape!r}"
             )
-        draw, options = named(
-            options,
-            kernel=("kernel_initializer", kernel_initializer),
-            recurrent_kernel=("recurrent_initializer", recurrent_initializer),
-            bias=("bias_initializer", bias_initializer),
-        )
+        draw, options = named(options, kernel_initializer, recurrent_initializer, bias_initializer)
+        draw["bias_init"] = forget_initializer(draw["bias_init"], unit_forget_bias)
         cell = conv_lstm(
             input_shape=tuple(in_shape),
             filters=filters,
@@ -60,9 +56,7 @@ class _ConvLSTM(RNN):
             activation=activation,
             recurrent_activation=recurrent_activation,
             use_bias=use_bias,
-            kernel_init=draw["kernel"],
-            recurrent_init=draw["recurrent_kernel"],
-            bias_init=forget_initializer(draw["bias"], unit_forget_bias),
+            **draw,
             param_dtype=param_dtype,
             dtype=dtype,
             cell_dtype=cell_dtype,

@@ -22,23 +22,32 @@ INITIALIZERS = {
 }
 
 
-def named(options: Any, **given: tuple[str, Initializer]) -> tuple[dict[str, Any], Any]:
+def named(
+    options: Any, kernel: Initializer, recurrent: Initializer, bias: Initializer
+) -> tuple[dict[str, Any], Any]:
     """Look the initialisers of a layer up.
 
     Args:
         options: the keyword arguments of `RNN`.
-        **given: for each parameter the argument's name, and its value.
+        kernel: `kernel_initializer`.
+        recurrent: `recurrent_initializer`.
+        bias: `bias_initializer`.
 
     Returns:
-        A function `(key, shape, dtype) -> Array` for each parameter, and the options with the
-        metadata of initialisers that were wrapped by `nnx.with_partitioning`.
+        The arguments `kernel_init`, `recurrent_init` and `bias_init` of a cell's factory, and the
+        options with the metadata of initialisers that were wrapped by `nnx.with_partitioning`.
     """
     draw, metadata = {}, {}
-    for parameter, (argument, value) in given.items():
-        draw[parameter] = initializer(value, argument)
-        if found := _metadata(draw[parameter]):
-            draw[parameter] = _Bare(draw[parameter])
+    for parameter, short, value in (
+        ("kernel", "kernel", kernel),
+        ("recurrent_kernel", "recurrent", recurrent),
+        ("bias", "bias", bias),
+    ):
+        init = initializer(value, f"{short}_initializer")
+        if found := _metadata(init):
+            init = _Bare(init)
             metadata[parameter] = found
+        draw[f"{short}_init"] = init
     if not metadata:
         return draw, options
     return draw, {**options, "metadata": {**metadata, **options.get("metadata", {})}}

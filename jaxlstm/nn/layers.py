@@ -76,21 +76,15 @@ class LSTM(RNN):
     ):
         check_size("in_features", in_features)
         check_size("units", units)
-        draw, options = named(
-            options,
-            kernel=("kernel_initializer", kernel_initializer),
-            recurrent_kernel=("recurrent_initializer", recurrent_initializer),
-            bias=("bias_initializer", bias_initializer),
-        )
+        draw, options = named(options, kernel_initializer, recurrent_initializer, bias_initializer)
+        draw["bias_init"] = forget_initializer(draw["bias_init"], unit_forget_bias)
         cell = lstm(
             input_size=in_features,
             hidden_size=units,
             activation=activation,
             recurrent_activation=recurrent_activation,
             use_bias=use_bias,
-            kernel_init=draw["kernel"],
-            recurrent_init=draw["recurrent_kernel"],
-            bias_init=forget_initializer(draw["bias"], unit_forget_bias),
+            **draw,
             param_dtype=param_dtype,
             dtype=dtype,
             cell_dtype=cell_dtype,
@@ -154,20 +148,13 @@ class SimpleRNN(RNN):
     ):
         check_size("in_features", in_features)
         check_size("units", units)
-        draw, options = named(
-            options,
-            kernel=("kernel_initializer", kernel_initializer),
-            recurrent_kernel=("recurrent_initializer", recurrent_initializer),
-            bias=("bias_initializer", bias_initializer),
-        )
+        draw, options = named(options, kernel_initializer, recurrent_initializer, bias_initializer)
         cell = rnn(
             input_size=in_features,
             hidden_size=units,
             activation=activation,
             use_bias=use_bias,
-            kernel_init=draw["kernel"],
-            recurrent_init=draw["recurrent_kernel"],
-            bias_init=draw["bias"],
+            **draw,
             param_dtype=param_dtype,
             dtype=dtype,
         )
@@ -237,12 +224,7 @@ class GRU(RNN):
     ):
         check_size("in_features", in_features)
         check_size("units", units)
-        draw, options = named(
-            options,
-            kernel=("kernel_initializer", kernel_initializer),
-            recurrent_kernel=("recurrent_initializer", recurrent_initializer),
-            bias=("bias_initializer", bias_initializer),
-        )
+        draw, options = named(options, kernel_initializer, recurrent_initializer, bias_initializer)
         cell = gru(
             input_size=in_features,
             hidden_size=units,
@@ -250,9 +232,7 @@ class GRU(RNN):
             activation=activation,
             recurrent_activation=recurrent_activation,
             use_bias=use_bias,
-            kernel_init=draw["kernel"],
-            recurrent_init=draw["recurrent_kernel"],
-            bias_init=draw["bias"],
+            **draw,
             param_dtype=param_dtype,
             dtype=dtype,
         )

@@ -26,4 +26,5 @@ def run(study: config.Study, folder: str | Path, progress: Callable[..., Any]) -
     Returns:
         The summary: one `Score` for each prediction.
     """
-    return STUDIES[type(study.study)](study, Path(folder), progress)
+    measure = STUDIES[type(study.study)]
+    return measure(study.study, study.seed_list, Path(folder), progress)

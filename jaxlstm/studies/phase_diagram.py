@@ -1,7 +1,7 @@
 """Where an LSTM can be trained: a map of gain by forget bias, of the exponent and of the error."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,10 @@ RELATIVE = 0.15
 AGREEMENT = 0.3
 
 
-def measure(study: config.Study, folder: Path, progress: Callable[..., Any]) -> list[runs.Score]:
+def measure(
+    spec: config.PhaseDiagram, seeds: Sequence[int], folder: Path, progress: Callable[..., Any]
+) -> list[runs.Score]:
     """Measure every point of the map with every seed, all in one program."""
-    spec = study.study
-    assert isinstance(spec, config.PhaseDiagram)  # noqa: S101  (the table of studies says so)
-    seeds = study.seed_list
     shape = (len(spec.forget_biases), len(spec.gains), len(seeds))
     grid = jnp.meshgrid(
         jnp.array(spec.forget_biases), jnp.array(spec.gains), jnp.array(seeds), indexing="ij"

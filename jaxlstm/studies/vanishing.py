@@ -4,7 +4,7 @@ Everything is in float64, so that a hundred vanishing steps can be told from zer
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ LAG = "lag T − t (steps)"
 PARTS = 5
 
 
-def measure(study: config.Study, folder: Path, progress: Callable[..., Any]) -> list[runs.Score]:
+def measure(
+    spec: config.Vanishing, seeds: Sequence[int], folder: Path, progress: Callable[..., Any]
+) -> list[runs.Score]:
     """Measure all parts, write their figures and the table of predictions."""
-    spec = study.study
-    assert isinstance(spec, config.Vanishing)  # noqa: S101  (the table of studies says so)
     with jax.enable_x64(True), progress("vanishing", PARTS, unit="parts") as bar:
         found: list[Prediction] = []
-        keys = [jax.random.key(seed) for seed in study.seed_list]
+        keys = [jax.random.key(seed) for seed in seeds]
         for done, part in enumerate((_scalar, _rnn, _lstm, _paths, _lengths), start=1):
             found += part(spec, keys, folder)
             bar.update(done)

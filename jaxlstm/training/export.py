@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from jaxlstm import config, convert, runs
-from jaxlstm.convert import files
 from jaxlstm.errors import UserError
 from jaxlstm.training import checkpoints, model
 from jaxlstm.training.prepare import Training, prepare
@@ -62,11 +61,9 @@ def export(
     file = folder / FILES[to] if path is None else Path(path)
     try:
         WRITERS[to](file, training, params)
-    except ModuleNotFoundError as error:
-        raise UserError(f"export: {error}") from None
     except OSError as error:
         raise UserError(f"export: cannot write '{file}' ({error.strerror})") from None
-    except ValueError as error:
+    except (ModuleNotFoundError, ValueError) as error:
         raise UserError(f"export: {error}") from None
     return file
 
@@ -107,7 +104,6 @@ def _torch(file: Path, training: Training, params: model.Params) -> None:
         arrays["embedding.weight"] = embedding
     arrays["readout.weight"] = np.asarray(params.readout.kernel).T
     arrays["readout.bias"] = np.asarray(params.readout.bias)
-    files.need("safetensors", "a safetensors file")
     convert.safetensors.write(file, arrays, {"framework": "torch"})
 
 
