@@ -161,7 +161,12 @@ def test_a_trial_trains_each_seed_as_it_would_alone():
     np.testing.assert_allclose(both.losses[1], one.losses[0], rtol=1e-3)
     assert both.losses[:, -5:].mean() < both.losses[:, :5].mean()
     assert trials.score(model, task, both.last)["mse"].shape == (2,)
-    pushed = trials.train(
-        model, task, keys, penalty=lambda model, params, batch: params.readout.bias.sum(), **options
-    )
-    assert (pushed.last.readout.bias < both.last.readout.bias).all()
+    assert (jax.tree.leaves(both.stages)[0].shape[:2]) == (2, 2)
+    stages = trials.train(model, task, keys, stages=3, **options).stages
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[:, 3], b, rtol=1e-3), stages, both.last)
+    short = trials.train(model, task, keys, **(options | {"updates": 10}))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[:, 1], b, rtol=1e-3), stages, short.last)
+    floss = config.Flossing(count=2, weight=10.0, alone_steps=30)
+    alone = trials.train(model, task, keys, penalty=floss, **options)
+    np.testing.assert_array_equal(alone.first.readout.kernel, alone.last.readout.kernel)
+    assert not (alone.first.cell.kernel == alone.last.cell.kernel).all()

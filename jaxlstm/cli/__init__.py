@@ -62,7 +62,8 @@ def _load(command: Run | Study, overrides: Overrides, wanted: str) -> list[Any]:
         if len(command.configs) != 1:
             raise UserError("--out: expected one config with it")
         runs.free_folder("", command.out)
-    loaded = [config.load(path, overrides) for path in command.configs]
+    full = isinstance(command, Study) and command.full
+    loaded = [config.load(path, overrides, full=full) for path in command.configs]
     for path, found in zip(command.configs, loaded, strict=True):
         kind = "run" if isinstance(found, config.Experiment) else "study"
         if kind != wanted:

@@ -48,6 +48,8 @@ class Study:
 
     configs: Positional[Files]
     """Config files of studies."""
+    full: bool = False
+    """The longer version: the config's table [full] changes its keys."""
     seeds: Annotated[str | None, arg(metavar="N", help_behavior_hint="")] = None
     """How many seeds, 0, 1, and so on; or a list of them, such as [3,7]."""
     out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None

@@ -7,6 +7,7 @@ from msgspec import Meta
 from jaxlstm.config.base import Kind, Name, Part, Seeds, Steps, check_seeds, seed_list
 from jaxlstm.config.model import Model
 from jaxlstm.config.optimizer import Optimizer
+from jaxlstm.config.penalty import Penalty
 from jaxlstm.config.tasks import Task
 
 
@@ -98,6 +99,7 @@ class Experiment(Kind, frozen=True, kw_only=True, tag="training"):
         model: the network.
         optimizer: the optimiser.
         train: how long.
+        penalty: a term added to the loss that acts on gradients; none if left out.
         goal: the score that is expected; the task's own if left out.
         sample: text to be written by the network; none if left out.
         gradients: measurements of gradients on the way; none if left out.
@@ -126,6 +128,7 @@ class Experiment(Kind, frozen=True, kw_only=True, tag="training"):
     model: Model
     optimizer: Optimizer
     train: Train
+    penalty: Penalty | None = None
     goal: Goal | None = None
     sample: Sample | None = None
     gradients: Gradients | None = None

@@ -17,13 +17,17 @@ Config = Experiment | Study
 LARGEST_FILE = 1_000_000
 
 
-def load(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+def load(
+    path: str | Path, overrides: Sequence[tuple[str, str]] = (), *, full: bool = False
+) -> Config:
     """Read a config file.
 
     Args:
-        path: a TOML file.
+        path: a TOML file. A study may have a table `[full]`, keys that a longer version of it
+            changes: more seeds, larger networks.
         overrides: pairs of a dotted name and a value as a user types it: `("task.length", "200")`.
             A hyphen in a name may stand for an underscore.
+        full: whether the longer version is meant.
 
     Returns:
         An `Experiment` or a `Study`, as the file's `kind` says.
@@ -37,10 +41,16 @@ def load(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
         ...
         jaxlstm.errors.UserError: --task.lenght: no such key; did you mean `length`?
     """
-    return loads(_read(Path(path)), str(path), overrides)
+    return loads(_read(Path(path)), str(path), overrides, full=full)
 
 
-def loads(text: str, source: str = "config", overrides: Sequence[tuple[str, str]] = ()) -> Config:
+def loads(
+    text: str,
+    source: str = "config",
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    full: bool = False,
+) -> Config:
     """Read a config from TOML text; `source` is what errors call it. Otherwise as `load`.
 
     Examples:
@@ -54,11 +64,14 @@ def loads(text: str, source: str = "config", overrides: Sequence[tuple[str, str]
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         reason = "too many brackets" if isinstance(error, RecursionError) else error
         raise UserError(f"{source}: expected TOML: {_one_line(reason)}") from None
+    longer = _longer(data, source, full)
     names = [_override(data, name, value) for name, value in overrides]
 
     def refuse(path: refusal.Path, reason: str) -> UserError:
         changed = any(path[: len(name)] == name[: len(path)] for name in names)
-        place = f"--{refusal.dotted(path)}" if changed else f"{source}: {refusal.dotted(path)}"
+        table = "full." if _holds(longer, path) else ""
+        place = refusal.dotted(path)
+        place = f"--{place}" if changed else f"{source}: {table}{place}"
         return UserError(_one_line(f"{place}: {reason}"))
 
     for path, number in refusal.not_finite(data):
@@ -124,6 +137,42 @@ def _without_none(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: _without_none(value) for key, value in data.items() if value is not None}
     return [_without_none(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def _longer(data: dict[str, Any], source: str, full: bool) -> Any:
+    """Take the table of the longer version out, and where it is meant put its keys in place."""
+    if data.get("kind") != "study" or "full" not in data:
+        if full:
+            raise UserError(f"{source}: full: missing, there is no longer version of this config")
+        return {}
+    longer = data.pop("full")
+    if not isinstance(longer, dict):
+        raise UserError(f"{source}: full: expected a table of keys to change, got {longer!r}")
+    if not full:
+        return {}
+    _merge(data, longer)
+    return longer
+
+
+def _merge(data: dict[str, Any], longer: dict[str, Any]) -> None:
+    for name, value in longer.items():
+        if isinstance(value, dict) and isinstance(data.get(name), dict):
+            _merge(data[name], value)
+        else:
+            data[name] = value
+
+
+def _holds(data: Any, path: refusal.Path) -> bool:
+    """Whether a nested table has a value at a path, or on the way there."""
+    if not path:
+        return False
+    for part in path:
+        if not isinstance(data, dict):
+            return True
+        if part not in data:
+            return False
+        data = data[part]
+    return True
 
 
 def _one_line(text: object) -> str:

@@ -27,6 +27,7 @@ def norm_penalty(
     *,
     carry: Carry | None = None,
     lengths: Array | None = None,
+    masked_outputs: str = "zero",
     exact: bool = False,
 ) -> Array:
     """The regulariser of Pascanu, Mikolov, Bengio (2013), which asks error signals to keep norm.
@@ -44,6 +45,7 @@ def norm_penalty(
         loss: the function of the outputs of `unroll`, without this penalty.
         carry: the carry to begin with; the initial one if None.
         lengths: `[*batch]`, valid steps.
+        masked_outputs: what the loss sees behind a sequence's end, as `unroll` takes it.
         exact: whether the gradient of Ω is the true one. As in the paper, it is not: states and δ
             are taken for constants, so that only what the weights do to J_t counts.
 
@@ -67,7 +69,9 @@ def norm_penalty(
         (0.75, -3.0)
     """
     along = walk(cell, params, inputs, carry, lengths)
-    found = flow(cell, params, inputs, loss, carry=carry, lengths=lengths).gradients
+    found = flow(
+        cell, params, inputs, loss, carry=carry, lengths=lengths, masked_outputs=masked_outputs
+    ).gradients
     states, errors = along.carries, found
     if not exact:
         states, errors = lax.stop_gradient((states, errors))

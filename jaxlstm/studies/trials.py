@@ -9,24 +9,33 @@ import optax
 from jax import Array, lax
 
 import jaxlstm as jl
-from jaxlstm.tasks import Batch, Task
+from jaxlstm import config
+from jaxlstm.tasks import Task
+from jaxlstm.training import objective
 from jaxlstm.training.model import Model, Params, Readout
-
-Penalty = Callable[[Model, Params, Batch], Array]
 
 
 class Trial(NamedTuple):
     """What trainings gave, the seeds leading.
 
     Args:
-        first: the parameters before the first update.
-        last: those after the last one.
+        stages: the parameters, leaves [seeds, stages + 1, …]: before the first update, and after
+            each of so many equal stretches of updates.
         losses: [seeds, updates], of the task alone, each on its own batch.
     """
 
-    first: Params
-    last: Params
+    stages: Params
     losses: Array
+
+    @property
+    def first(self) -> Params:
+        """The parameters before the first update."""
+        return jax.tree.map(lambda leaf: leaf[:, 0], self.stages)
+
+    @property
+    def last(self) -> Params:
+        """The parameters after the last update."""
+        return jax.tree.map(lambda leaf: leaf[:, -1], self.stages)
 
 
 def network(cell: jl.Cell, task: Task) -> Model:
@@ -53,7 +62,8 @@ def train(
     optimizer: optax.GradientTransformation,
     updates: int,
     batch_size: int,
-    penalty: Penalty | None = None,
+    stages: int = 1,
+    penalty: config.Penalty | None = None,
     begin: Callable[[Params, Any], Params] | None = None,
     settings: Any = None,
 ) -> Trial:
@@ -66,20 +76,17 @@ def train(
         optimizer: an optax transformation.
         updates: how many.
         batch_size: sequences in a batch.
-        penalty: added to the loss; a function of the model, its parameters and the batch.
+        stages: how often the parameters are kept; it divides the number of updates.
+        penalty: a term added to the loss.
         begin: `begin(params, setting)` changes the parameters before the first update.
         settings: a pytree whose leaves lead with [seeds], one setting for each key.
 
     Returns:
         A `Trial`. A network whose numbers stop being finite ends with parameters that are not.
     """
+    total = objective.build(task, model, penalty)
 
-    def total(params: Params, batch: Batch) -> tuple[Array, Array]:
-        loss, _ = task.loss(model.apply(params, batch.inputs, batch.lengths), batch)
-        more = jnp.zeros(()) if penalty is None else penalty(model, params, batch)
-        return loss + more, loss
-
-    def one(key: Array, setting: Any) -> tuple[Params, Params, Array]:
+    def one(key: Array, setting: Any) -> tuple[Params, Array]:
         k_init, _, k_data = jax.random.split(key, 3)
         first: Any = model.init(k_init)
         if begin is not None:
@@ -88,17 +95,21 @@ def train(
         def update(state: Any, step: Array) -> tuple[Any, Array]:
             now, memory = state
             batch = task.sample(task.data, jax.random.fold_in(k_data, step), batch_size)
-            gradient, loss = jax.grad(total, has_aux=True)(now, batch)
+            gradient, measured = jax.grad(total, has_aux=True)(now, batch, step)
             change, memory = optimizer.update(gradient, memory, now)
             params: Any = optax.apply_updates(now, change)
-            return (params, memory), loss
+            return (params, memory), measured["loss"]
+
+        def stage(state: Any, steps: Array) -> tuple[Any, Any]:
+            state, losses = lax.scan(update, state, steps)
+            return state, (state[0], losses)
 
         state = (first, optimizer.init(first))
-        (last, _), losses = lax.scan(update, state, jnp.arange(updates))
-        return first, last, losses
+        _, (kept, losses) = lax.scan(stage, state, jnp.arange(updates).reshape(stages, -1))
+        kept = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, kept)
+        return kept, losses.ravel()
 
-    first, last, losses = jax.jit(jax.vmap(one))(keys, settings)
-    return Trial(first, last, losses)
+    return Trial(*jax.jit(jax.vmap(one))(keys, settings))
 
 
 def score(model: Model, task: Task, params: Params) -> dict[str, Array]:

@@ -76,7 +76,12 @@ def prepare(experiment: config.Experiment) -> Training:
     train = experiment.train
     optimizer = optimizers.build(experiment.optimizer, train.steps)
     update = step.build(
-        task, network, optimizer, batch_size=train.batch_size, log_every=train.log_every
+        task,
+        network,
+        optimizer,
+        batch_size=train.batch_size,
+        log_every=train.log_every,
+        penalty=experiment.penalty,
     )
     split = task.evaluation[goal.split]
     metrics = jax.eval_shape(
@@ -89,6 +94,11 @@ def prepare(experiment: config.Experiment) -> Training:
         raise UserError(f"goal.metric: expected one of {known}, got {goal.metric!r}")
     if experiment.gradients is not None and network.cell.run is not None:
         raise UserError("gradients: expected none, the network cannot be stepped")
+    if experiment.penalty is not None:
+        try:
+            jax.eval_shape(update.init, jax.random.key(0), task.data)
+        except ValueError as error:
+            raise UserError(f"penalty: {error}") from None
     prompt = None
     if experiment.sample is not None:
         if task.encode is None or task.decode is None:

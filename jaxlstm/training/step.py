@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from jaxlstm import config
 from jaxlstm.tasks import Task
-from jaxlstm.training.model import Model, Params
+from jaxlstm.training import objective
+from jaxlstm.training.model import Model
 
 
 class TrainState(NamedTuple):
@@ -54,6 +56,7 @@ def build(
     *,
     batch_size: int,
     log_every: int,
+    penalty: config.Penalty | None = None,
 ) -> Update:
     """Build the update of a task, a network and an optimiser.
 
@@ -63,21 +66,21 @@ def build(
         optimizer: an optax transformation.
         batch_size: sequences of an update.
         log_every: the updates over which metrics are summed.
+        penalty: a term added to the loss; the metric `loss` stays that of the task alone.
 
     Returns:
         The functions, to be jitted and mapped over seeds by the caller.
     """
-
-    def loss(params: Params, batch: Any) -> tuple[Array, dict[str, Array]]:
-        return task.loss(model.apply(params, batch.inputs, batch.lengths), batch)
+    total = objective.build(task, model, penalty)
 
     def update(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
         batch = task.sample(data, jax.random.fold_in(state.key, state.step), batch_size)
         gradient: Any
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+        (value, measured), gradient = jax.value_and_grad(total, has_aux=True)(
+            state.params, batch, state.step
+        )
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        measured = {"loss": value, **metrics}
         for name, tree in (("gradient", gradient), ("parameter", params), ("update", change)):
             measured |= norms(f"{name}_norm", tree)
         finite = jnp.isfinite(value) & jnp.isfinite(measured["gradient_norm"])

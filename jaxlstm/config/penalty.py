@@ -1,0 +1,44 @@
+"""Terms added to the loss of a training, which keep gradients from vanishing or exploding."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from jaxlstm.config.base import LARGEST, Kind, Positive
+
+
+class _Penalty(Kind, frozen=True, kw_only=True):
+    """What every penalty has.
+
+    Args:
+        weight: what the term is multiplied by.
+        alone_steps: updates at the beginning that minimise the term alone, without the task.
+    """
+
+    weight: Positive = 1.0
+    alone_steps: Annotated[int, Meta(ge=0, le=LARGEST)] = 0
+
+
+class NormPenalty(_Penalty, frozen=True, kw_only=True, tag="norm"):
+    """Errors shall keep their norm from step to step (Pascanu, Mikolov, Bengio 2013).
+
+    Args:
+        exact: take the true gradient of the term; the paper holds states and errors fixed.
+    """
+
+    exact: bool = False
+
+
+class Flossing(_Penalty, frozen=True, kw_only=True, tag="flossing"):
+    """The first Lyapunov exponents shall be zero: gradient flossing (Engelken 2023).
+
+    Args:
+        count: how many exponents.
+        warmup: time steps of a sequence that are run but not counted. Padding counts, as zeros.
+    """
+
+    count: Annotated[int, Meta(ge=1, le=65_536)]
+    warmup: Annotated[int, Meta(ge=0, le=LARGEST)] = 0
+
+
+Penalty = NormPenalty | Flossing
