@@ -1,14 +1,18 @@
 """A study, small: its predictions hold, its numbers are in the files, a false one is missed."""
 
 import json
+import re
+from pathlib import Path
 
 import jax
+import msgspec
 import numpy as np
 import optax
 import pytest
 
 import jaxlstm as jl
 from jaxlstm import config, runs, studies, tasks
+from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 from jaxlstm.studies import trials
 from jaxlstm.studies.findings import Prediction, slope
@@ -170,3 +174,61 @@ def test_a_trial_trains_each_seed_as_it_would_alone():
     alone = trials.train(model, task, keys, penalty=floss, **options)
     np.testing.assert_array_equal(alone.first.readout.kernel, alone.last.readout.kernel)
     assert not (alone.first.cell.kernel == alone.last.cell.kernel).all()
+
+
+@pytest.mark.usefixtures("lenient")  # optax promotes
+def test_carousel_small(tmp_path):
+    small = {
+        "seeds": "2",
+        "study.hidden_size": "3",
+        "study.blocks": "2",
+        "study.length": "12",
+        "study.forget_biases": "[0.0]",
+        "study.stages": "2",
+        "study.updates": "20",
+        "study.batch_size": "4",
+    }
+    folder = measured(tmp_path, "carousel", small)
+    verdicts = {score.metric: score.verdict for score in runs.read_manifest(folder).summary}
+    exact = [name for name in verdicts if "Σ ln f" in name or "∂c_0" in name or "set to 0" in name]
+    assert len(exact) == 8
+    assert {verdicts[name] for name in exact} == {"met"}
+    paths = json.loads((folder / "figures" / "1-paths.json").read_text())
+    for panel, bias in zip(paths["panels"], (0.0, None), strict=True):
+        cell_path, whole = (series["y"] for series in panel["series"][:2])
+        assert cell_path[0] == pytest.approx(1.0)
+        assert (np.diff(cell_path) < 0).all()
+        assert whole[0] == pytest.approx(1.0)
+        if bias == 0.0:
+            assert np.log(cell_path[-1]) == pytest.approx(12 * np.log(0.5), rel=0.2)
+    truncated, every = json.loads((folder / "figures" / "2-training.json").read_text())["panels"][
+        1
+    ]["series"]
+    assert truncated["x"] == [0, 10, 20]
+    assert truncated["y"][0] == pytest.approx(every["y"][0])  # the same weights before training
+    assert truncated["y"][0] > 0.8
+
+
+@pytest.mark.parametrize("name", ["carousel"])
+def test_the_longer_version_is_longer(name):
+    short, long = (config.load(f"configs/studies/{name}.toml", full=full) for full in (False, True))
+    assert len(long.seed_list) > len(short.seed_list)
+    assert long.study != short.study
+    changed = config.load(f"configs/studies/{name}.toml", [("seeds", "[7]")], full=True)
+    assert changed == msgspec.structs.replace(long, seeds=(7,))
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ("[full.study]\nlenght = 3", "full.study.lenght: no such key; did you mean `length`?"),
+        ("[full]\nseeds = 0", "full.seeds: expected int >= 1, got 0"),
+        ("", "full: missing, there is no longer version of this config"),
+    ],
+)
+def test_a_longer_version_that_does_not_fit_is_refused(table, line):
+    text = Path("configs/studies/carousel.toml").read_text().split("[full]")[0]
+    with pytest.raises(UserError, match=f"^my.toml: {re.escape(line)}"):
+        config.loads(f"{text}\n{table}", "my.toml", full=True)
+    if table:
+        assert config.loads(f"{text}\n{table}") == config.loads(text)

@@ -29,6 +29,7 @@ from jaxlstm.config.optimizer import Schedule as Schedule
 from jaxlstm.config.penalty import Flossing as Flossing
 from jaxlstm.config.penalty import NormPenalty as NormPenalty
 from jaxlstm.config.penalty import Penalty as Penalty
+from jaxlstm.config.studies import Carousel as Carousel
 from jaxlstm.config.studies import Gates as Gates
 from jaxlstm.config.studies import MeanField as MeanField
 from jaxlstm.config.studies import PhaseDiagram as PhaseDiagram

@@ -111,6 +111,36 @@ class Gates(Part, frozen=True, kw_only=True, tag_field="kind", tag="gates"):
     learning_rate: Positive = 5e-3
 
 
+class Carousel(Part, frozen=True, kw_only=True, tag_field="kind", tag="carousel"):
+    """The memory's own path against all paths, through a training, and what truncation leaves out.
+
+    Args:
+        hidden_size: units of the LSTMs.
+        blocks: memory blocks of two cells in the networks of 1997.
+        length: steps of the adding problem.
+        forget_biases: where the bias of the forget gate starts; chrono initialisation besides.
+        stages: how often a training is looked into; `updates` is a multiple of it.
+        updates: of each training.
+        batch_size: sequences in a batch.
+        learning_rate: of Adam; gradients are clipped to norm 1.
+    """
+
+    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 16
+    blocks: Annotated[int, Meta(ge=1, le=64)] = 4
+    length: Steps = 50
+    forget_biases: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8)] = (0.0, 1.0)
+    stages: Annotated[int, Meta(ge=1, le=100)] = 5
+    updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    learning_rate: Positive = 5e-3
+
+    def __post_init__(self) -> None:
+        if self.updates % self.stages:
+            raise ValueError(
+                f"updates: expected a multiple of stages = {self.stages}, got {self.updates}"
+            )
+
+
 class Study(Kind, frozen=True, kw_only=True, tag="study"):
     """What every study has.
 
@@ -125,7 +155,7 @@ class Study(Kind, frozen=True, kw_only=True, tag="study"):
     name: Name
     question: str
     expected: str
-    study: Vanishing | MeanField | PhaseDiagram | Gates
+    study: Vanishing | MeanField | Carousel | Gates | PhaseDiagram
     seeds: Seeds = 1
 
     def __post_init__(self) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import config, runs
-from jaxlstm.studies import gates, mean_field, phase_diagram, vanishing
+from jaxlstm.studies import carousel, gates, mean_field, phase_diagram, vanishing
 
 STUDIES: dict[type, Callable[..., list[runs.Score]]] = {
     config.Vanishing: vanishing.measure,
     config.MeanField: mean_field.measure,
+    config.Carousel: carousel.measure,
     config.PhaseDiagram: phase_diagram.measure,
     config.Gates: gates.measure,
 }

@@ -1,7 +1,7 @@
 """What studies find: predictions held against measurements, and series for figures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,12 @@ def write(folder: Path, title: str, caption: str, found: Sequence[Prediction]) -
 
 def measured(label: str, x: Any, logs: Any) -> dict[str, Any]:
     """Make a series of natural logarithms `[seeds, points]`: geometric mean and range."""
-    logs = np.asarray(logs, np.float64)
-    series = {"mean": logs.mean(axis=0), "low": logs.min(axis=0), "high": logs.max(axis=0)}
-    numbers = {name: [_exp(value) for value in values] for name, values in series.items()}
-    return {
-        "label": label,
-        "role": "measured",
-        "x": [float(value) for value in x],
-        "y": numbers["mean"],
-        "low": numbers["low"],
-        "high": numbers["high"],
-    }
+    return _band(label, x, logs, _exp)
+
+
+def plain(label: str, x: Any, values: Any) -> dict[str, Any]:
+    """Make a series of numbers `[seeds, points]` for a linear axis: mean and range."""
+    return _band(label, x, values, float)
 
 
 def theory(label: str, x: Any, logs: Any, role: str = "theory") -> dict[str, Any]:
@@ -95,12 +90,14 @@ def theory(label: str, x: Any, logs: Any, role: str = "theory") -> dict[str, Any
     return {"label": label, "role": role, "x": [float(value) for value in x], "y": y}
 
 
-def panel(title: str, x: str, y: str, series: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Make a panel with a logarithmic vertical axis."""
+def panel(
+    title: str, x: str, y: str, series: Sequence[dict[str, Any]], scale: str = "log"
+) -> dict[str, Any]:
+    """Make a panel, by default with a logarithmic vertical axis."""
     return {
         "title": title,
         "x": {"label": x, "scale": "linear"},
-        "y": {"label": y, "scale": "log"},
+        "y": {"label": y, "scale": scale},
         "series": list(series),
     }
 
@@ -109,6 +106,13 @@ def slope(logs: Any, first: int, last: int) -> np.ndarray:
     """Least-squares slope of each row of `[seeds, points]` between two points."""
     logs = np.asarray(logs, np.float64)[:, first:last]
     return np.polyfit(np.arange(logs.shape[1]), logs.T, 1)[0]
+
+
+def _band(label: str, x: Any, values: Any, number: Callable[[float], Any]) -> dict[str, Any]:
+    values = np.asarray(values, np.float64)
+    found = {"y": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
+    points = {name: [number(value) for value in line] for name, line in found.items()}
+    return {"label": label, "role": "measured", "x": [float(value) for value in x], **points}
 
 
 def _exp(value: float) -> float | None:
