@@ -52,13 +52,14 @@ REFUSED = [
     (
         'kind = "adding"',
         'kind = "adding "',
-        'task.kind: expected one of "adding", "copy", "characters", "vowels", got \'adding \'; '
-        'did you mean "adding"?',
+        'task.kind: expected one of "adding", "copy", "temporal-order", "characters", "vowels", '
+        "got 'adding '; did you mean \"adding\"?",
     ),
     (
         'kind = "adding", length = 10',
         "length = 10",
-        'task.kind: missing, expected one of "adding", "copy", "characters", "vowels"',
+        'task.kind: missing, expected one of "adding", "copy", "temporal-order", "characters", '
+        '"vowels"',
     ),
     ('cell = "lstm", hidden_size = 8', 'cell = "lstm"', "model.hidden_size: missing, expected int"),
     (

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm.config import Adding, Characters, CopyMemory, JapaneseVowels
+from jaxlstm.config import Adding, Characters, CopyMemory, JapaneseVowels, TemporalOrder
 from jaxlstm.tasks import Batch, Goal, build
 
 SERIES = "1,2,3,4:0.5,0.25,0,-1:a\n0,1:1,0:b\n-2,2,1:3,1,3:a\n"
 
 
-@pytest.fixture(scope="module", params=["adding", "copy", "characters", "vowels"])
+@pytest.fixture(scope="module", params=["adding", "copy", "order", "characters", "vowels"])
 def task(request, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("data")
     text = tmp_path / "text.txt"
@@ -25,6 +25,7 @@ def task(request, tmp_path_factory):
         {
             "adding": Adding(length=9),
             "copy": CopyMemory(delay=4, symbols=3, payload=2),
+            "order": TemporalOrder(length=20),
             "characters": Characters(path=str(text), window=16),
             "vowels": JapaneseVowels(path=str(tmp_path)),
         }[request.param]
@@ -110,7 +111,7 @@ def test_goals_and_baselines_speak_of_metrics(task):
     assert any(name.endswith(f" {task.goal.metric}") for name in task.baselines)
 
 
-@pytest.mark.parametrize("config", [Adding(length=9), CopyMemory(delay=5)])
+@pytest.mark.parametrize("config", [Adding(length=9), CopyMemory(delay=5), TemporalOrder()])
 def test_evaluation_sets_are_fixed(config):
     first = build(config).evaluation["validation"]
     with jax.default_prng_impl("rbg"):
@@ -218,6 +219,54 @@ def test_copy_loss_and_recall_against_numpy():
     assert task.goal.met(float(metrics["recall"]))
 
 
+# -- temporal order
+
+
+@pytest.mark.parametrize(
+    ("protocol", "length", "spans"),
+    [
+        ("1997", 100, [range(10, 21), range(50, 61)]),
+        ("1997", 50, [range(5, 11), range(25, 31)]),
+        ("1997", 100, [range(10, 21), range(33, 44), range(66, 77)]),
+        ("2013", 60, [range(6, 12), range(24, 30)]),
+    ],
+)
+def test_temporal_order_follows_the_protocol(protocol, length, spans):
+    task = build(TemporalOrder(length=length, events=len(spans), protocol=protocol))
+    batch = task.evaluation["validation"]
+    inputs, targets = np.asarray(batch.inputs), np.asarray(batch.targets)
+    lengths = np.full(2560, length) if batch.lengths is None else np.asarray(batch.lengths)
+    longest = length + length // 10 if protocol == "1997" else length
+    assert inputs.shape == (2560, longest)
+    assert set(lengths) == set(range(length, longest + 1))
+    seen = [set() for _ in spans]
+    for row, target, steps in zip(inputs, targets, lengths, strict=True):
+        valid = row[:steps].tolist()
+        events = [(at, symbol) for at, symbol in enumerate(valid) if symbol < 2]
+        assert len(events) == len(spans)
+        assert int("".join(str(symbol) for _, symbol in events), 2) == target
+        for places, (at, _) in zip(seen, events, strict=True):
+            places.add(at)
+        if protocol == "1997":
+            assert (valid[0], valid[-1]) == (6, 7)
+            assert set(valid[1:-1]) <= {0, 1, 2, 3, 4, 5}
+    assert seen == [set(span) for span in spans]
+    assert task.input_size == (8 if protocol == "1997" else 6)
+    counts = np.bincount(targets, minlength=2 ** len(spans))
+    assert counts.min() > 0.8 * counts.mean()
+
+
+def test_temporal_order_scores_the_class():
+    task = build(TemporalOrder(length=20))
+    batch = task.evaluation["validation"]
+    loss, metrics = task.loss(jnp.zeros((2560, 4)), batch)
+    assert float(loss) == pytest.approx(math.log(4), rel=1e-5)
+    _, metrics = task.loss(jax.nn.one_hot(batch.targets, 4), batch)
+    assert float(metrics["error"]) == 0
+    _, metrics = task.loss(jax.nn.one_hot((batch.targets + 1) % 4, 4), batch)
+    assert float(metrics["error"]) == 1
+
+
 # -- the rest
 
 
@@ -234,5 +283,5 @@ def test_goals_need_one_bound():
 
 
 def test_what_is_no_task_config_is_refused():
-    with pytest.raises(TypeError, match="one of Adding, CopyMemory, Characters, JapaneseVowels"):
+    with pytest.raises(TypeError, match="one of Adding, CopyMemory, TemporalOrder, Char"):
         build(Batch(jnp.zeros(1), jnp.zeros(1)))

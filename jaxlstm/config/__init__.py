@@ -40,3 +40,4 @@ from jaxlstm.config.tasks import Characters as Characters
 from jaxlstm.config.tasks import CopyMemory as CopyMemory
 from jaxlstm.config.tasks import JapaneseVowels as JapaneseVowels
 from jaxlstm.config.tasks import Task as Task
+from jaxlstm.config.tasks import TemporalOrder as TemporalOrder

@@ -1,6 +1,6 @@
 """What a network is trained on."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -31,6 +31,24 @@ class CopyMemory(Kind, frozen=True, tag="copy"):
     payload: Annotated[int, Meta(ge=1, le=65_536)] = 10
 
 
+class TemporalOrder(Kind, frozen=True, tag="temporal-order"):
+    """Temporal order: which of two events came first (`jaxlstm.tasks.temporal_order`).
+
+    Args:
+        length: steps of a sequence; in 1997 the shortest, the longest being a tenth longer.
+        events: how many events there are: 2, or in 1997 also 3.
+        protocol: "1997" (Hochreiter & Schmidhuber) or "2013" (Pascanu, Mikolov, Bengio).
+    """
+
+    length: Annotated[int, Meta(ge=10, le=1_000_000)] = 100
+    events: Literal[2, 3] = 2
+    protocol: Literal["1997", "2013"] = "1997"
+
+    def __post_init__(self) -> None:
+        if self.events == 3 and self.protocol == "2013":
+            raise ValueError('events: expected 2 with protocol = "2013", got 3')
+
+
 class Characters(Kind, frozen=True, tag="characters"):
     """A character language model (`jaxlstm.tasks.characters`).
 
@@ -55,4 +73,4 @@ class JapaneseVowels(Kind, frozen=True, tag="vowels"):
     path: str | None = None
 
 
-Task = Adding | CopyMemory | Characters | JapaneseVowels
+Task = Adding | CopyMemory | TemporalOrder | Characters | JapaneseVowels

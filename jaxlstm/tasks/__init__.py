@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxlstm import config
-from jaxlstm.tasks import adding, characters, copy_memory, vowels
+from jaxlstm.tasks import adding, characters, copy_memory, temporal_order, vowels
 from jaxlstm.tasks.base import Batch as Batch
 from jaxlstm.tasks.base import Goal as Goal
 from jaxlstm.tasks.base import Task as Task
@@ -12,6 +12,7 @@ from jaxlstm.tasks.base import Task as Task
 _BUILDERS: dict[type, Callable[[Any], Task]] = {
     config.Adding: adding.build,
     config.CopyMemory: copy_memory.build,
+    config.TemporalOrder: temporal_order.build,
     config.Characters: characters.build,
     config.JapaneseVowels: vowels.build,
 }
@@ -21,8 +22,8 @@ def build(task_config: Any) -> Task:
     """Build the task that a config describes, fetching its data when it has any.
 
     Args:
-        task_config: an `Adding`, `CopyMemory`, `Characters` or `JapaneseVowels` of
-            `jaxlstm.config`.
+        task_config: an `Adding`, `CopyMemory`, `TemporalOrder`, `Characters` or `JapaneseVowels`
+            of `jaxlstm.config`.
 
     Returns:
         The task.

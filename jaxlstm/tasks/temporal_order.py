@@ -1,0 +1,121 @@
+r"""Temporal order: which came first? Two or three events among noise, and a class for their order.
+
+At each step the input is one symbol. Events are X or Y (0 and 1), drawn evenly, and everything else
+is a distractor, one of four symbols (2 … 5), drawn evenly as well. The class of a sequence, read at
+its last step, is the events in their order as a binary number: XX 0, XY 1, YX 2, YY 3.
+
+Two protocols, with T = `length`:
+
+- `"1997"`, experiments 6a and 6b of Hochreiter and Schmidhuber, "Long Short-Term Memory": the first
+  symbol is a beginning (6) and the last one a trigger (7); sequences have from T to 1.1 T steps,
+  drawn evenly; two events lie in [0.1, 0.2] T and [0.5, 0.6] T, or three in [0.1, 0.2] T,
+  [0.33, 0.43] T and [0.66, 0.76] T, both ends included and counted from 0.
+- `"2013"`, Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks":
+  no beginning and no trigger, T steps exactly, two events in [0.1, 0.2) T and [0.4, 0.5) T.
+
+The loss is the mean cross-entropy of the class in nats; `error` is the share of sequences that are
+classified wrongly. Solved: `error` below 0.01, the criterion of 2013, on a fixed set of 2,560
+sequences, as many as 1997 tested on.
+"""
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy, fixed_key
+
+if TYPE_CHECKING:
+    from jaxlstm.config import TemporalOrder
+
+EVALUATION_SIZE = 2560
+EVALUATION_SEED = 1997
+EVENTS, DISTRACTORS = 2, 4
+BEGINNING, TRIGGER = EVENTS + DISTRACTORS, EVENTS + DISTRACTORS + 1
+# Where events lie, in hundredths of the length.
+PLACES = {
+    ("1997", 2): ((10, 20), (50, 60)),
+    ("1997", 3): ((10, 20), (33, 43), (66, 76)),
+    ("2013", 2): ((10, 20), (40, 50)),
+}
+
+
+def build(config: "TemporalOrder") -> Task:
+    """Build the temporal order problem at one length.
+
+    Args:
+        config: `length`, T; `events`, 2 or 3; `protocol`, "1997" or "2013".
+
+    Returns:
+        A task with inputs `[B, T']` int32 of 8 symbols (6 in 2013), targets `[B]` int32 in
+        [0, 2^events), `lengths` `[B]` in 1997, one output of 2^events logits for each sequence, and
+        a fixed `"validation"` set. Metrics: `cross_entropy` in nats, `error`.
+
+    Examples:
+        >>> import jax
+        >>> from jaxlstm.config import TemporalOrder
+        >>> task = build(TemporalOrder(length=20, protocol="2013"))
+        >>> batch = task.sample(task.data, jax.random.key(0), 1)
+        >>> events = [symbol for symbol in batch.inputs[0].tolist() if symbol < 2]
+        >>> 2 * events[0] + events[1] == int(batch.targets[0])
+        True
+    """
+    length, events, protocol = config.length, config.events, config.protocol
+
+    def sample(data: Any, key: Array, batch_size: int) -> Batch:
+        return draw(key, batch_size, length, events, protocol)
+
+    classes = 2**events
+    return Task(
+        name=f"temporal order of {events}, {length} steps",
+        input_size=EVENTS + DISTRACTORS + 2 * (protocol == "1997"),
+        output_size=classes,
+        tokens=True,
+        every_step=False,
+        data=(),
+        sample=sample,
+        evaluation={"validation": sample((), fixed_key(EVALUATION_SEED), EVALUATION_SIZE)},
+        loss=loss,
+        goal=Goal("validation", "error", below=0.01),
+        baselines={
+            "memoryless cross_entropy": math.log(classes),
+            "memoryless error": 1 - 1 / classes,
+        },
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def draw(key: Array, batch_size: int, length: int, events: int, protocol: str) -> Batch:
+    """Draw `batch_size` fresh sequences."""
+    k_noise, k_event, k_place, k_length = jax.random.split(key, 4)
+    old = protocol == "1997"
+    longest = length + length // 10 if old else length
+    noise = jax.random.randint(
+        k_noise, (batch_size, longest), EVENTS, EVENTS + DISTRACTORS, jnp.int32
+    )
+    which = jax.random.randint(k_event, (batch_size, events), 0, EVENTS, jnp.int32)
+    low, high = jnp.array(PLACES[protocol, events], jnp.int32).T * length // 100
+    low, high = low[None], high[None] + int(old)
+    places = jax.random.randint(k_place, (batch_size, events), low, high, jnp.int32)
+    steps = jnp.arange(longest, dtype=jnp.int32)[None]
+    inputs = noise
+    for event in range(events):
+        here = steps == places[:, event, None]
+        inputs = jnp.where(here, which[:, event, None], inputs)
+    digits = 2 ** jnp.arange(events - 1, -1, -1, dtype=jnp.int32)
+    targets = jnp.sum(which * digits[None], axis=1, dtype=jnp.int32)
+    if not old:
+        return Batch(inputs, targets)
+    lengths = jax.random.randint(k_length, (batch_size,), length, longest + 1, jnp.int32)
+    inputs = jnp.where(steps == 0, BEGINNING, inputs)
+    inputs = jnp.where(steps == lengths[:, None] - 1, TRIGGER, inputs)
+    return Batch(jnp.where(steps < lengths[:, None], inputs, 0), targets, lengths)
+
+
+def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """Mean cross-entropy of `[B, O]` logits in nats, and the share classified wrongly."""
+    nats = jnp.mean(cross_entropy(outputs, batch.targets))
+    return nats, {"cross_entropy": nats, "error": 1 - jnp.mean(correct(outputs, batch.targets))}
