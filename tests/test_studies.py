@@ -209,7 +209,35 @@ def test_carousel_small(tmp_path):
     assert truncated["y"][0] > 0.8
 
 
-@pytest.mark.parametrize("name", ["carousel"])
+@pytest.mark.slow
+@pytest.mark.usefixtures("lenient")  # optax promotes
+def test_interventions_small(tmp_path):
+    small = {
+        "seeds": "2",
+        "study.hidden_size": "10",
+        "study.length": "12",
+        "study.floss_exponents": "3",
+        "study.floss_updates": "100",
+        "study.updates": "300",
+    }
+    folder = measured(tmp_path, "interventions", small)
+    scores = {score.metric: score for score in runs.read_manifest(folder).summary}
+    assert scores["clipping by norm: cosine to the gradient"].verdict == "met"
+    assert scores["clipping by norm: norm over the bound"].verdict == "met"
+    flossed = [score for name, score in scores.items() if "flossed: largest" in name]
+    assert [score.verdict for score in flossed] == ["met", "met"]
+    figure = json.loads((folder / "figures" / "1-spectrum.json").read_text())
+    for panel in figure["panels"]:
+        for series in panel["series"]:
+            assert (np.diff(series["y"]) < 0.1).all()  # by rank
+    first = figure["panels"][0]["series"][-1]
+    assert first["label"] == "as initialised"
+    assert first["y"][0] < figure["panels"][1]["series"][-1]["y"][0]  # gain .7 fades, 1.6 does not
+    table = json.loads((folder / "tables" / "arms.json").read_text())
+    assert len(table["rows"]) == 5 * 2 + 2
+
+
+@pytest.mark.parametrize("name", ["carousel", "interventions"])
 def test_the_longer_version_is_longer(name):
     short, long = (config.load(f"configs/studies/{name}.toml", full=full) for full in (False, True))
     assert len(long.seed_list) > len(short.seed_list)

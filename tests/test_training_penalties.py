@@ -85,6 +85,24 @@ def test_it_reads_as_it_is_written():
     assert config.loads(config.dumps(given)) == given
 
 
+def test_a_term_ends_when_it_is_told_to():
+    train = config.Train(steps=20, batch_size=4)
+    plain = training.prepare(experiment(None, train=train))
+    ended = training.prepare(experiment(config.Flossing(count=2, steps=1), train=train))
+    state = ended.states()[0]
+    first = ended.update.advance(state, ended.task.data, 1)
+    assert first.sums["penalty"] > 0
+    second = ended.update.advance(first, ended.task.data, 1)
+    assert second.sums["penalty"] == first.sums["penalty"]
+    sums = {name: value for name, value in first.sums.items() if name != "penalty"}
+    alone = plain.update.advance(first._replace(sums=sums), plain.task.data, 1)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        second.params,
+        alone.params,
+    )
+
+
 def test_a_ragged_task_takes_the_penalty_as_each_row_alone():
     task = tasks.build(config.JapaneseVowels())
     spec = config.NormPenalty()

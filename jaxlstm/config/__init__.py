@@ -31,6 +31,7 @@ from jaxlstm.config.penalty import NormPenalty as NormPenalty
 from jaxlstm.config.penalty import Penalty as Penalty
 from jaxlstm.config.studies import Carousel as Carousel
 from jaxlstm.config.studies import Gates as Gates
+from jaxlstm.config.studies import Interventions as Interventions
 from jaxlstm.config.studies import MeanField as MeanField
 from jaxlstm.config.studies import PhaseDiagram as PhaseDiagram
 from jaxlstm.config.studies import Study as Study

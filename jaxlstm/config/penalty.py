@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from jaxlstm.config.base import LARGEST, Kind, Positive
+from jaxlstm.config.base import LARGEST, Kind, Positive, Steps
 
 
 class _Penalty(Kind, frozen=True, kw_only=True):
@@ -13,10 +13,18 @@ class _Penalty(Kind, frozen=True, kw_only=True):
     Args:
         weight: what the term is multiplied by.
         alone_steps: updates at the beginning that minimise the term alone, without the task.
+        steps: updates after which the term is left out, and costs nothing; never if left out.
     """
 
     weight: Positive = 1.0
     alone_steps: Annotated[int, Meta(ge=0, le=LARGEST)] = 0
+    steps: Steps | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < self.alone_steps:
+            raise ValueError(
+                f"steps: expected at least alone_steps = {self.alone_steps}, got {self.steps}"
+            )
 
 
 class NormPenalty(_Penalty, frozen=True, kw_only=True, tag="norm"):

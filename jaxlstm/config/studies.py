@@ -141,6 +141,48 @@ class Carousel(Part, frozen=True, kw_only=True, tag_field="kind", tag="carousel"
             )
 
 
+class Interventions(Part, frozen=True, kw_only=True, tag_field="kind", tag="interventions"):
+    """What clipping, penalties and initialisers do to the spectrum of a tanh RNN and to success.
+
+    Args:
+        hidden_size: units.
+        length: steps of the temporal order problem of 2013.
+        gains: of the random recurrent weights: fading below 1, chaotic well above it.
+        clip_norm: where the norm of the gradient is clipped.
+        clip_value: where each number of the gradient is clipped.
+        penalty_weight: of the regulariser of Pascanu, Mikolov, Bengio (2013).
+        floss_exponents: how many exponents flossing pushes to zero.
+        floss_updates: how long, before the training; it divides `updates`.
+        updates: of each training.
+        batch_size: sequences in a batch.
+        learning_rate: of stochastic gradient descent.
+    """
+
+    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 50
+    length: Annotated[int, Meta(ge=10, le=10_000)] = 30
+    gains: Gains = (0.7, 1.6)
+    clip_norm: Positive = 1.0
+    clip_value: Positive = 0.1
+    penalty_weight: Positive = 1.0
+    floss_exponents: Annotated[int, Meta(ge=1, le=512)] = 8
+    floss_updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+    updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 4000
+    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 20
+    learning_rate: Positive = 0.1
+
+    def __post_init__(self) -> None:
+        if self.updates % self.floss_updates:
+            raise ValueError(
+                f"updates: expected a multiple of floss_updates = {self.floss_updates}, got "
+                f"{self.updates}"
+            )
+        if self.floss_exponents > self.hidden_size:
+            raise ValueError(
+                f"floss_exponents: expected at most hidden_size = {self.hidden_size}, got "
+                f"{self.floss_exponents}"
+            )
+
+
 class Study(Kind, frozen=True, kw_only=True, tag="study"):
     """What every study has.
 
@@ -155,7 +197,7 @@ class Study(Kind, frozen=True, kw_only=True, tag="study"):
     name: Name
     question: str
     expected: str
-    study: Vanishing | MeanField | Carousel | Gates | PhaseDiagram
+    study: Vanishing | MeanField | Carousel | Gates | PhaseDiagram | Interventions
     seeds: Seeds = 1
 
     def __post_init__(self) -> None:

@@ -118,4 +118,5 @@ def draw(key: Array, batch_size: int, length: int, events: int, protocol: str) -
 def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Mean cross-entropy of `[B, O]` logits in nats, and the share classified wrongly."""
     nats = jnp.mean(cross_entropy(outputs, batch.targets))
-    return nats, {"cross_entropy": nats, "error": 1 - jnp.mean(correct(outputs, batch.targets))}
+    wrong = jnp.mean(1 - correct(outputs, batch.targets))
+    return nats, {"cross_entropy": nats, "error": wrong}

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 import jaxlstm as jl
 from jaxlstm import config
@@ -37,7 +37,11 @@ def build(task: Task, network: Model, penalty: config.Penalty | None = None) -> 
         metrics: dict[str, Any] = {"loss": loss, **metrics}
         if penalty is None or more is None:
             return loss, metrics
-        added = more(params, batch)
+        if penalty.steps is None:
+            added = more(params, batch)
+        else:
+            now = step < penalty.steps
+            added = lax.cond(now, more, lambda *_: jnp.zeros_like(loss), params, batch)
         share = jnp.where(step < penalty.alone_steps, 0, 1).astype(loss.dtype)
         return share * loss + penalty.weight * added, {**metrics, "penalty": added}
 
