@@ -225,11 +225,13 @@ def test_interventions_small(tmp_path):
     assert scores["clipping by norm: cosine to the gradient"].verdict == "met"
     assert scores["clipping by norm: norm over the bound"].verdict == "met"
     flossed = [score for name, score in scores.items() if "flossed: largest" in name]
-    assert [score.verdict for score in flossed] == ["met", "met"]
+    assert len(flossed) == 2
+    assert max(score.mean for score in flossed) < 0.3  # .7 and more at first
     figure = json.loads((folder / "figures" / "1-spectrum.json").read_text())
     for panel in figure["panels"]:
         for series in panel["series"]:
-            assert (np.diff(series["y"]) < 0.1).all()  # by rank
+            assert (np.diff(series["y"]) < 0.05).all()  # by rank
+            assert (np.array(series["y"]) > 0).all()
     first = figure["panels"][0]["series"][-1]
     assert first["label"] == "as initialised"
     assert first["y"][0] < figure["panels"][1]["series"][-1]["y"][0]  # gain .7 fades, 1.6 does not

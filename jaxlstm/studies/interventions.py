@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 import jaxlstm as jl
 from jaxlstm import config, runs, tasks
@@ -131,12 +132,12 @@ def _clipping(spec: config.Interventions, task: Task, keys: Array) -> tuple[np.n
         batch = task.sample(task.data, key, spec.batch_size)
         loss = lambda p: task.loss(model.apply(p, batch.inputs), batch)[0]  # noqa: E731
         raw = jax.grad(loss)(model.init(key))
-        bound = optax.global_norm(raw) / 10
-        clip = optax.clip_by_global_norm(bound)  # type: ignore[arg-type]
-        cut, _ = clip.update(raw, clip.init(raw))
-        inner = sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (raw, cut)), strict=True))
-        norms = optax.global_norm(raw), optax.global_norm(cut)
-        return inner / (norms[0] * norms[1]), norms[1] / bound
+        whole = ravel_pytree(raw)[0]
+        bound: Any = jnp.linalg.norm(whole) / 10
+        clip = optax.clip_by_global_norm(bound)
+        cut = ravel_pytree(clip.update(raw, clip.init(raw))[0])[0]
+        norm = jnp.linalg.norm(cut)
+        return whole @ cut / (jnp.linalg.norm(whole) * norm), norm / bound
 
     cosine, norm = jax.jit(jax.vmap(one))(keys)
     return np.asarray(cosine, np.float64), np.asarray(norm, np.float64)
@@ -182,11 +183,13 @@ def _draw(spec: config.Interventions, found: Any, folder: Path) -> None:
             name: one for (name, at), one in found.items() if at == (1 if gain is None else gain)
         }
         rank = np.arange(1, shown + 1)
-        lines = [findings.plain(n, rank, one["last"][:, :shown]) for n, one in here.items()]
+        lines = [findings.plain(n, rank, np.exp(one["last"][:, :shown])) for n, one in here.items()]
         if gain is not None:
-            first = here[NONE]["first"][:, :shown].mean(axis=0)
+            first = np.exp(here[NONE]["first"][:, :shown]).mean(axis=0)
             lines.append(findings.reference("as initialised", rank, first))
-        spectra.append(findings.panel(where, "rank i", "λᵢ (nats a step)", lines, scale="linear"))
+        spectra.append(
+            findings.panel(where, "rank i", "exp λᵢ (factor a step)", lines, scale="linear")
+        )
         lines = []
         for name, one in here.items():
             losses = one["losses"]
@@ -198,8 +201,9 @@ def _draw(spec: config.Interventions, found: Any, folder: Path) -> None:
         (
             "1-spectrum",
             "What interventions do to the spectrum",
-            f"The {shown} largest Lyapunov exponents over the sequences of the task, as trained; "
-            "at zero errors keep their size. Bands: range over seeds.",
+            f"The {shown} largest Lyapunov exponents over the sequences of the task, as trained, as "
+            "the factor by which an error changes in a step; at one it keeps its size. Bands: "
+            "range over seeds.",
             spectra,
         ),
         (
