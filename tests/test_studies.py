@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxlstm as jl
-from jaxlstm import config, runs, studies, tasks
+from jaxlstm import config, runs, studies, tasks, training
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 from jaxlstm.studies import trials
@@ -239,7 +239,75 @@ def test_interventions_small(tmp_path):
     assert len(table["rows"]) == 5 * 2 + 2
 
 
-@pytest.mark.parametrize("name", ["carousel", "interventions"])
+@pytest.mark.usefixtures("lenient")  # optax promotes
+def test_reach_small(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    short = config.load(
+        "configs/shakespeare.toml",
+        [
+            ("task.path", str(text)),
+            ("task.window", "16"),
+            ("model.hidden_size", "6"),
+            ("train.steps", "60"),
+            ("train.batch_size", "4"),
+            ("sample.characters", "5"),
+            ("optimizer.schedule.warmup_steps", "5"),
+        ],
+    )
+    (tmp_path / "text.toml").write_text(config.dumps(short))
+    small = {
+        "seeds": "2",
+        "study.trainings": f"['{tmp_path / 'text.toml'}']",
+        "study.length": "20",
+        "study.sequences": "3",
+        "study.contexts": "[1, 4]",
+    }
+    folder = measured(tmp_path / "study", "reach", small)
+    verdicts = {score.metric: score.verdict for score in runs.read_manifest(folder).summary}
+    sums = [verdict for name, verdict in verdicts.items() if "less the gradient" in name]
+    assert sums == ["met", "met"]
+    panel = json.loads((folder / "figures" / "3-truncation.json").read_text())["panels"][0]
+    truncation, worth = panel["series"]
+    assert truncation["x"] == list(range(1, 21))
+    assert truncation["y"][-1] == 0  # nothing is left out
+    assert worth["x"] == [1, 4, 20]
+    assert worth["y"][-1] == 0
+
+    # The same from the run that was trained, and independently at one lag.
+    room = folder / "trainings" / "shakespeare"
+    again = measured(tmp_path / "again", "reach", small | {"study.trainings": f"['{room}']"})
+    for name in ("1-memory", "2-contribution", "3-truncation"):
+        figures = [(f / "figures" / f"{name}.json").read_text() for f in (folder, again)]
+        assert figures[0] == figures[1]
+    made, states = training.restore(room)
+    batch = made.task.evaluation["validation"]
+    inputs, targets = (np.asarray(leaf).reshape(-1)[: leaf.size // 20 * 20] for leaf in batch[:2])
+    params, cell = states[0].params, made.network.cell
+    losses = []
+    for row in range(len(inputs) // 20):
+        x = jax.nn.one_hot(inputs.reshape(-1, 20)[row], made.task.input_size)
+        out = jl.unroll(cell, params.cell, x).outputs[-1]
+        logits = out @ params.readout.kernel + params.readout.bias
+        losses.append(-jax.nn.log_softmax(logits)[targets.reshape(-1, 20)[row, -1]])
+        alone = jl.unroll(cell, params.cell, x[-1:]).outputs[-1]
+        logits = alone @ params.readout.kernel + params.readout.bias
+        losses[-1] += jax.nn.log_softmax(logits)[targets.reshape(-1, 20)[row, -1]]
+    assert worth["low"][0] <= -np.mean(losses) + 1e-4
+    assert worth["high"][0] >= -np.mean(losses) - 1e-4
+
+
+def test_what_the_reach_of_cannot_be_measured_is_refused(tmp_path):
+    for given, line in (
+        ("configs/studies/reach.toml", "expected configs of trainings"),
+        ("nowhere.toml", "nowhere.toml: cannot read"),
+        (str(tmp_path), "manifest"),
+    ):
+        with pytest.raises(UserError, match=line):
+            measured(tmp_path / line[:4], "reach", {"study.trainings": f"['{given}']"})
+
+
+@pytest.mark.parametrize("name", ["carousel", "interventions", "reach"])
 def test_the_longer_version_is_longer(name):
     short, long = (config.load(f"configs/studies/{name}.toml", full=full) for full in (False, True))
     assert len(long.seed_list) > len(short.seed_list)

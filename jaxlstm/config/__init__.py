@@ -34,6 +34,7 @@ from jaxlstm.config.studies import Gates as Gates
 from jaxlstm.config.studies import Interventions as Interventions
 from jaxlstm.config.studies import MeanField as MeanField
 from jaxlstm.config.studies import PhaseDiagram as PhaseDiagram
+from jaxlstm.config.studies import Reach as Reach
 from jaxlstm.config.studies import Study as Study
 from jaxlstm.config.studies import Vanishing as Vanishing
 from jaxlstm.config.tasks import Adding as Adding

@@ -183,6 +183,34 @@ class Interventions(Part, frozen=True, kw_only=True, tag_field="kind", tag="inte
             )
 
 
+class Reach(Part, frozen=True, kw_only=True, tag_field="kind", tag="reach"):
+    """Where the gradients of trained networks go: contribution by lag, and the context that counts.
+
+    Args:
+        trainings: configs of trainings, which are run with the study's seeds, or folders of
+            finished runs, which are taken as they are.
+        length: steps of a sequence that are looked at, where the task has an output at every step.
+        sequences: how many are looked at.
+        contexts: how many last inputs a network is shown, to see what the earlier ones are worth.
+    """
+
+    trainings: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)] = (
+        "configs/shakespeare.toml",
+        "configs/vowels.toml",
+    )
+    length: Annotated[int, Meta(ge=2, le=1000)] = 96
+    sequences: Annotated[int, Meta(ge=1, le=1000)] = 16
+    contexts: Annotated[tuple[Steps, ...], Meta(min_length=1, max_length=32)] = (
+        1,
+        2,
+        4,
+        8,
+        16,
+        32,
+        64,
+    )
+
+
 class Study(Kind, frozen=True, kw_only=True, tag="study"):
     """What every study has.
 
@@ -197,7 +225,7 @@ class Study(Kind, frozen=True, kw_only=True, tag="study"):
     name: Name
     question: str
     expected: str
-    study: Vanishing | MeanField | Carousel | Gates | PhaseDiagram | Interventions
+    study: Vanishing | MeanField | Carousel | Gates | PhaseDiagram | Reach | Interventions
     seeds: Seeds = 1
 
     def __post_init__(self) -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import config, runs
-from jaxlstm.studies import carousel, gates, interventions, mean_field, phase_diagram, vanishing
+from jaxlstm.studies import (
+    carousel,
+    gates,
+    interventions,
+    mean_field,
+    phase_diagram,
+    reach,
+    vanishing,
+)
 
 STUDIES: dict[type, Callable[..., list[runs.Score]]] = {
     config.Vanishing: vanishing.measure,
@@ -13,6 +21,7 @@ STUDIES: dict[type, Callable[..., list[runs.Score]]] = {
     config.Carousel: carousel.measure,
     config.PhaseDiagram: phase_diagram.measure,
     config.Gates: gates.measure,
+    config.Reach: reach.measure,
     config.Interventions: interventions.measure,
 }
 

@@ -201,8 +201,8 @@ def _draw(spec: config.Interventions, found: Any, folder: Path) -> None:
         (
             "1-spectrum",
             "What interventions do to the spectrum",
-            f"The {shown} largest Lyapunov exponents over the sequences of the task, as trained, as "
-            "the factor by which an error changes in a step; at one it keeps its size. Bands: "
+            f"The {shown} largest Lyapunov exponents over the sequences of the task, as trained, "
+            "as the factor by which an error changes in a step; at one it keeps its size. Bands: "
             "range over seeds.",
             spectra,
         ),

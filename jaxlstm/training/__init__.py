@@ -6,3 +6,4 @@ from jaxlstm.training.loop import resume as resume
 from jaxlstm.training.loop import run as run
 from jaxlstm.training.prepare import Training as Training
 from jaxlstm.training.prepare import prepare as prepare
+from jaxlstm.training.restore import restore as restore

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxlstm import config, convert, runs
+from jaxlstm import convert
 from jaxlstm.errors import UserError
-from jaxlstm.training import checkpoints, model
-from jaxlstm.training.prepare import Training, prepare
+from jaxlstm.training import model
+from jaxlstm.training.prepare import Training
+from jaxlstm.training.restore import restore
 
 FILES = {
     "onnx": "model.onnx",
@@ -46,18 +47,14 @@ def export(
             cannot be written.
     """
     folder = Path(folder)
-    runs.read_manifest(folder)
-    experiment = config.load(folder / "config.toml")
-    if not isinstance(experiment, config.Experiment):
-        raise UserError(f"export: expected the run folder of a training, got '{folder}'")
-    seeds = experiment.seed_list
+    try:
+        training, states = restore(folder)
+    except UserError as error:
+        raise UserError(f"export: {error}") from None
+    seeds = training.experiment.seed_list
     if seed is not None and seed not in seeds:
         raise UserError(f"--seed: expected one of {', '.join(map(str, seeds))}, got {seed}")
-    training = prepare(experiment)
-    found = checkpoints.latest(folder, training.shapes())
-    if found is None:
-        raise UserError(f"export: there is no checkpoint in '{folder}'")
-    params = found.states[0 if seed is None else seeds.index(seed)].params
+    params = states[0 if seed is None else seeds.index(seed)].params
     file = folder / FILES[to] if path is None else Path(path)
     try:
         WRITERS[to](file, training, params)

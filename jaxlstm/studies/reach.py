@@ -1,0 +1,293 @@
+"""Where gradients go in a real task: contribution by lag, and how much context a network uses."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+
+import jaxlstm as jl
+from jaxlstm import config, runs, training
+from jaxlstm.errors import UserError
+from jaxlstm.studies import findings
+from jaxlstm.studies.findings import Prediction
+from jaxlstm.tasks import Batch
+from jaxlstm.training.model import Params
+
+LAG = "lag T − t (steps)"
+SCORED = 512
+FAR = 0.01
+
+
+def measure(
+    spec: config.Reach, seeds: Sequence[int], folder: Path, progress: Callable[..., Any]
+) -> list[runs.Score]:
+    """Train the networks, or read them, and follow the loss of one step back through time."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    every_step: dict[str, bool] = {}
+    prepared = [(given, _prepare(given, seeds)) for given in spec.trainings]
+    with progress("reach", len(prepared), unit="networks") as bar:
+        for given, made in prepared:
+            made, last = _trained(given, made, folder)
+            first = [state.params for state in made.states()]
+            name = made.experiment.name
+            found[name], every_step[name] = _look(spec, made, first, last), made.task.every_step
+            bar.update(len(found))
+    _draw(spec, found, folder)
+    return findings.write(
+        folder,
+        "Predictions and measurements",
+        "The loss is that of one step, the last of each sequence. The truncation error is the size "
+        "of what truncated backpropagation leaves out of the gradient, as a share of it. “Within” "
+        "compares the mean over seeds, a bound must hold for every seed.",
+        list(_predictions(found, every_step)),
+    )
+
+
+def _prepare(given: str, seeds: Sequence[int]) -> training.Training | None:
+    """Make a training ready to be run; None for what is the folder of a run."""
+    if Path(given).is_dir():
+        return None
+    experiment = config.load(given)
+    if not isinstance(experiment, config.Experiment):
+        raise UserError(f"study.trainings: expected configs of trainings, got '{given}'")
+    return training.prepare(msgspec.structs.replace(experiment, seeds=tuple(seeds)))
+
+
+def _trained(
+    given: str, made: training.Training | None, folder: Path
+) -> tuple[training.Training, list[Params]]:
+    """Train, into a run folder inside that of the study, and read what was trained."""
+    room = Path(given)
+    if made is not None:
+        room = folder / "trainings" / made.experiment.name
+        manifest = training.run(made, room, command=f"a training of the study {folder}", quiet=True)
+        if manifest.state == "interrupted":
+            raise KeyboardInterrupt
+        if manifest.state != "finished":
+            raise UserError(f"study.trainings: '{given}' has {manifest.state}: {manifest.reason}")
+    made, states = training.restore(room)
+    if made.network.cell.run is not None:
+        raise UserError(f"study.trainings: the network of '{given}' cannot be stepped")
+    return made, [state.params for state in states]
+
+
+def _sequences(spec: config.Reach, made: training.Training) -> Batch:
+    """Sequences of the first evaluation set, each with the target of its last step alone."""
+    batch = next(iter(made.task.evaluation.values()))
+    if made.task.every_step:
+        steps = min(spec.length, batch.inputs.shape[1])
+        inputs, targets = batch.inputs, batch.targets
+        count = batch.inputs.shape[1] // steps
+        inputs = inputs[:, : count * steps].reshape(-1, steps, *inputs.shape[2:])
+        targets = targets[:, : count * steps].reshape(-1, steps, *targets.shape[2:])
+        batch = Batch(inputs, targets)
+    # Evenly over the set, which may be in order.
+    chosen = np.linspace(0, len(batch.inputs) - 1, min(SCORED, len(batch.inputs))).astype(int)
+    return jax.tree.map(lambda leaf: leaf[chosen], batch)
+
+
+def _look(
+    spec: config.Reach, made: training.Training, first: list[Params], last: list[Params]
+) -> dict[str, np.ndarray]:
+    task, network = made.task, made.network
+    cell, every = network.cell, _sequences(spec, made)
+    few = np.linspace(0, len(every.inputs) - 1, min(spec.sequences, len(every.inputs))).astype(int)
+    some = jax.tree.map(lambda leaf: leaf[few], every)
+
+    def at_end(params: Params, batch: Batch) -> Callable[[Array], Array]:
+        """The loss of the last step of a batch, from the cell's outputs."""
+
+        def loss(outputs: Array) -> Array:
+            if not task.every_step:
+                return task.loss(network.readout(params, outputs), batch)[0]
+            here = Batch(batch.inputs[:, -1:], batch.targets[:, -1:])
+            return task.loss(network.readout(params, outputs[:, -1:]), here)[0]
+
+        return loss
+
+    def aligned(leaf: Array, length: Array) -> Array:
+        """By lag: the last valid step first, `[T, …]`; what lies before the beginning is zero."""
+        index = length - 1 - jnp.arange(len(leaf))
+        return jnp.where(
+            index.reshape(-1, *[1] * (leaf.ndim - 1)) >= 0, leaf[jnp.maximum(index, 0)], 0
+        )
+
+    def of_one(params: Params, one: Batch) -> dict[str, Array]:
+        batch = jax.tree.map(lambda leaf: leaf[None], one)
+        inputs, hold = network.encode(params, batch.inputs), network.masked_outputs
+        options = {"lengths": batch.lengths, "masked_outputs": hold}
+        loss = at_end(params, batch)
+        length = jnp.array(inputs.shape[1]) if one.lengths is None else one.lengths
+        norms = jl.gradients.flow(cell, params.cell, inputs, loss, **options).norms
+        memory = jax.tree.leaves(norms)[-1][0]
+        taught = jl.gradients.weight_flow(cell, params.cell, inputs, loss, **options)
+        steps = jax.vmap(lambda step: ravel_pytree(step)[0])(taught.steps)
+        steps = aligned(steps, length)
+        given = lambda weights: loss(jl.unroll(cell, weights, inputs, **options).outputs)  # noqa: E731
+        whole = ravel_pytree(jax.grad(given)(params.cell))[0]
+        size = jnp.linalg.norm(whole)
+        missing = jnp.cumsum(steps[::-1], axis=0)[::-1] - steps
+        return {
+            "memory": aligned(memory, length),
+            "contribution": jnp.linalg.norm(steps, axis=1),
+            "truncation": jnp.linalg.norm(missing, axis=1) / size,
+            "sum": jnp.linalg.norm(jnp.sum(steps, axis=0) - whole) / size,
+            "valid": jnp.arange(len(steps)) < length,
+        }
+
+    def shown(params: Params, context: int) -> Array:
+        """The loss at the last step when the network begins so many steps before it."""
+        inputs, lengths, longest = every.inputs, every.lengths, every.inputs.shape[1]
+        if lengths is not None:
+            kept = jnp.minimum(lengths, context)
+            index = jnp.arange(longest)[None] + (lengths - kept)[:, None]
+            index = jnp.minimum(index, longest - 1).reshape(*index.shape, *[1] * (inputs.ndim - 2))
+            inputs, lengths = jnp.take_along_axis(inputs, index, axis=1), kept
+        else:
+            inputs = inputs[:, -context:]
+        encoded, hold = network.encode(params, inputs), network.masked_outputs
+        out = jl.unroll(cell, params.cell, encoded, lengths=lengths, masked_outputs=hold)
+        return at_end(params, every)(out.outputs)
+
+    found: dict[str, list[Any]] = {}
+    look = jax.jit(lambda params: lax.map(lambda one: of_one(params, one), some))
+    longest = every.inputs.shape[1]
+    contexts = [*(c for c in spec.contexts if c < longest), longest]
+    scored = [jax.jit(lambda params, c=c: shown(params, c)) for c in contexts]
+    for when, networks in (("before", first), ("after", last)):
+        for params in networks:
+            seen = {name: np.asarray(leaf, np.float64) for name, leaf in look(params).items()}
+            valid = seen.pop("valid").astype(bool)
+            sums = seen.pop("sum")
+            for name, leaf in seen.items():
+                # Where no sequence is so long there is nothing to average.
+                mean = np.where(valid, leaf, 0).sum(axis=0) / np.maximum(valid.sum(axis=0), 1)
+                found.setdefault(f"{name} {when}", []).append(mean[: valid.any(axis=0).sum()])
+            found.setdefault(f"sum {when}", []).append(sums.max())
+            found.setdefault(f"loss {when}", []).append([float(f(params)) for f in scored])
+    found["contexts"] = [contexts]
+    return {name: np.asarray(values, np.float64) for name, values in found.items()}
+
+
+def _far(memory: np.ndarray) -> np.ndarray:
+    """The first lag at which the error has fallen below a share of its largest, for each seed."""
+    small = memory < FAR * memory.max(axis=1, keepdims=True)
+    peak = memory.argmax(axis=1)[:, None]
+    small &= np.arange(memory.shape[1])[None] > peak
+    return np.where(small.any(axis=1), small.argmax(axis=1), memory.shape[1]).astype(float)
+
+
+def _excess(found: dict[str, np.ndarray]) -> np.ndarray:
+    return found["loss after"] - found["loss after"][:, -1:]
+
+
+def _enough(found: dict[str, np.ndarray], most: float) -> np.ndarray:
+    """The smallest context whose loss is within so many nats of that of the longest."""
+    return found["contexts"][0][(_excess(found) < most).argmax(axis=1)]
+
+
+def _predictions(
+    found: dict[str, dict[str, np.ndarray]], every_step: dict[str, bool]
+) -> Iterator[Prediction]:
+    for name, one in found.items():
+        for when in ("before", "after"):
+            yield Prediction(
+                f"{name}, {when}: contributions of all steps less the gradient, as a share of it",
+                0.0,
+                one[f"sum {when}"],
+                tolerance=1e-3,
+            )
+        # Asked at every step a network learns to forget, asked at the end to hold.
+        yield Prediction(
+            f"{name}: steps until an error at the memory falls below .01, after over before",
+            1.0,
+            _far(one["memory after"]) / _far(one["memory before"]),
+            "at most" if every_step[name] else "at least",
+        )
+        contexts = one["contexts"][0]
+        shortest = _excess(one)[:, 0]
+        yield Prediction(
+            f"{name}, after: loss with {contexts[0]:g} input less that with all (nats)",
+            0.1,
+            shortest,
+            "at least",
+        )
+        half = len(one["contribution after"][0]) // 2
+        early = one["contribution after"][:, half:].sum(axis=1)
+        yield Prediction(
+            f"{name}, after: share of the contributions from lags of {half} and more",
+            0.1,
+            early / one["contribution after"].sum(axis=1),
+            "at most" if every_step[name] else "at least",
+        )
+        # Where truncation leaves a tenth of the gradient out, what is cut away is worth little.
+        cut = (one["truncation after"] < 0.1).argmax(axis=1)
+        yield Prediction(
+            f"{name}, after: log₂ of context within .05 nats over lag with a tenth of truncation "
+            "error",
+            0.0,
+            np.log2(_enough(one, 0.05) / np.maximum(cut, 1)),
+            tolerance=1.0,
+        )
+
+
+def _draw(spec: config.Reach, found: dict[str, dict[str, np.ndarray]], folder: Path) -> None:
+    def lines(what: Callable[[str], str], label: str) -> list[Any]:
+        panels = []
+        for name, one in found.items():
+            series = []
+            for when in ("before", "after"):
+                values = one[what(when)]
+                x = np.arange(values.shape[1])
+                top = values.max(axis=1, keepdims=True) if label.endswith("= 1") else 1
+                with np.errstate(divide="ignore"):
+                    series.append(findings.measured(f"{when} training", x, np.log(values / top)))
+            panels.append(findings.panel(name, LAG, label, series))
+        return panels
+
+    figures = {
+        "1-memory": (
+            "Where the error at one step goes",
+            "Norm of the gradient of the loss at the last step with respect to the memory, by how "
+            f"far back: mean over {spec.sequences} sequences that were not trained on, largest = "
+            "1. Bands: range over seeds.",
+            lines(lambda when: f"memory {when}", "‖∂ℓ_T/∂c_t‖, largest = 1"),
+        ),
+        "2-contribution": (
+            "Which steps teach the weights",
+            "Norm of what each earlier step contributes to the gradient of the cell's weights, by "
+            "how far back. Means over the same sequences; bands: range over seeds.",
+            lines(lambda when: f"contribution {when}", "‖∂ℓ_T/∂W_t‖, largest = 1"),
+        ),
+        "3-truncation": (
+            "What truncation leaves out, and what context is worth",
+            "Error of backpropagation that stops so many steps back, as a share of the gradient, "
+            "and the loss at the last step when the trained network begins so many steps before "
+            f"it, less the loss with all steps, over up to {SCORED} sequences. Bands: range over "
+            "seeds.",
+            _worth(found),
+        ),
+    }
+    for stem, (title, caption, panels) in figures.items():
+        figure = {"title": title, "caption": caption, "kind": "lines", "panels": panels}
+        runs.write_figure(folder, stem, figure)
+
+
+def _worth(found: dict[str, dict[str, np.ndarray]]) -> list[Any]:
+    panels = []
+    for name, one in found.items():
+        error = one["truncation after"]
+        steps = np.arange(1, error.shape[1] + 1)
+        series = [
+            findings.plain("truncation error (share)", steps, error),
+            findings.plain("excess loss (nats)", one["contexts"][0], _excess(one)),
+        ]
+        panel = findings.panel(name, "steps back", "share, or nats", series, scale="linear")
+        panels.append({**panel, "x": {"label": "steps back", "scale": "log"}})
+    return panels
