@@ -307,9 +307,13 @@ def test_what_the_reach_of_cannot_be_measured_is_refused(tmp_path):
             measured(tmp_path / line[:4], "reach", {"study.trainings": f"['{given}']"})
 
 
-@pytest.mark.parametrize("name", ["carousel", "interventions", "reach"])
+STUDIES = sorted(path.stem for path in Path("configs/studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_longer_version_is_longer(name):
     short, long = (config.load(f"configs/studies/{name}.toml", full=full) for full in (False, True))
+    assert len(STUDIES) == 7
     assert len(long.seed_list) > len(short.seed_list)
     assert long.study != short.study
     changed = config.load(f"configs/studies/{name}.toml", [("seeds", "[7]")], full=True)

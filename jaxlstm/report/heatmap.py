@@ -14,6 +14,7 @@ from jaxlstm.report.style import LIGHT, layout
 from jaxlstm.report.wording import number
 
 _MOST_WRITTEN = 60  # cells that carry their number
+_WIDE = 10  # cells side by side in a figure that leave room for three digits
 
 
 def draw(ax: Axes, figure: Heatmap, index: int) -> None:
@@ -42,13 +43,16 @@ def draw(ax: Axes, figure: Heatmap, index: int) -> None:
     ax.set_facecolor(LIGHT["rule"])
     ax.grid(visible=False)
     if values.size <= _MOST_WRITTEN:
+        digits = 3 if values.shape[1] * len(figure.panels) <= _WIDE else 2
         for (row, column), value in np.ndenumerate(values):
             ink = LIGHT["muted"]
             if math.isfinite(value):
                 red, green, blue, _ = picture.cmap(norm(value))
                 # Not the palette's white and black: cells keep their colours in the dark.
                 ink = "#fdfdfd" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "#111111"
-            ax.text(column, row, number(value, 3), color=ink, fontsize=9, ha="center", va="center")
+            ax.text(
+                column, row, number(value, digits), color=ink, fontsize=9, ha="center", va="center"
+            )
     _names(ax.xaxis, panel.x)
     _names(ax.yaxis, panel.y)
     bar = ax.figure.colorbar(picture, ax=ax, aspect=30, pad=0.02)
