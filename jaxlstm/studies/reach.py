@@ -132,10 +132,12 @@ def _look(
         given = lambda weights: loss(jl.unroll(cell, weights, inputs, **options).outputs)  # noqa: E731
         whole = ravel_pytree(jax.grad(given)(params.cell))[0]
         size = jnp.linalg.norm(whole)
+        contribution = jnp.linalg.norm(steps, axis=1)
         missing = jnp.cumsum(steps[::-1], axis=0)[::-1] - steps
         return {
-            "memory": aligned(memory, length),
-            "contribution": jnp.linalg.norm(steps, axis=1),
+            # Each sequence counts alike, also one that the network is sure of.
+            "memory": aligned(memory, length) / jnp.max(memory),
+            "contribution": contribution / jnp.sum(contribution),
             "truncation": jnp.linalg.norm(missing, axis=1) / size,
             "sum": jnp.linalg.norm(jnp.sum(steps, axis=0) - whole) / size,
             "valid": jnp.arange(len(steps)) < length,
@@ -245,9 +247,8 @@ def _draw(spec: config.Reach, found: dict[str, dict[str, np.ndarray]], folder: P
             for when in ("before", "after"):
                 values = one[what(when)]
                 x = np.arange(values.shape[1])
-                top = values.max(axis=1, keepdims=True) if label.endswith("= 1") else 1
                 with np.errstate(divide="ignore"):
-                    series.append(findings.measured(f"{when} training", x, np.log(values / top)))
+                    series.append(findings.measured(f"{when} training", x, np.log(values)))
             panels.append(findings.panel(name, LAG, label, series))
         return panels
 
@@ -255,15 +256,16 @@ def _draw(spec: config.Reach, found: dict[str, dict[str, np.ndarray]], folder: P
         "1-memory": (
             "Where the error at one step goes",
             "Norm of the gradient of the loss at the last step with respect to the memory, by how "
-            f"far back: mean over {spec.sequences} sequences that were not trained on, largest = "
-            "1. Bands: range over seeds.",
-            lines(lambda when: f"memory {when}", "‖∂ℓ_T/∂c_t‖, largest = 1"),
+            f"far back: each of {spec.sequences} sequences that were not trained on as a share of "
+            "its largest, then their mean. Bands: range over seeds.",
+            lines(lambda when: f"memory {when}", "‖∂ℓ_T/∂c_t‖ (share of the largest)"),
         ),
         "2-contribution": (
             "Which steps teach the weights",
             "Norm of what each earlier step contributes to the gradient of the cell's weights, by "
-            "how far back. Means over the same sequences; bands: range over seeds.",
-            lines(lambda when: f"contribution {when}", "‖∂ℓ_T/∂W_t‖, largest = 1"),
+            "how far back: each sequence as a share of the sum over its steps, then their mean. "
+            "Bands: range over seeds.",
+            lines(lambda when: f"contribution {when}", "‖∂ℓ_T/∂W_t‖ (share of all steps)"),
         ),
         "3-truncation": (
             "What truncation leaves out, and what context is worth",
