@@ -39,6 +39,7 @@ class Cell(Described):
         linear: optional, `linear(params, x) -> (decay, input)` of a cell whose step is
             carry_t = decay ⊙ carry_{t−1} + input, and whose output is its carry's only leaf, for
             any leading shape of x, time included: such a cell can run in parallel over time.
+        split: optional, the step in parts, from which `unroll` makes a faster backward pass.
         run: optional, `run(unroll, params, inputs, carry, options) -> Unrolled` of a cell that sees
             whole sequences and so cannot be stepped, such as `bidirectional`.
 
@@ -74,7 +75,29 @@ class Cell(Described):
     gated_step: Callable[[Params, Carry, Array, Any], tuple[Carry, Any]] | None = None
     gates: int = 1
     linear: Callable[[Params, Array], tuple[Array, Array]] | None = None
+    split: "Split | None" = None
     run: Callable[..., Any] | None = None
+
+
+class Split(NamedTuple):
+    """A step in three parts, from which `backend="fused"` makes its products of many steps at once.
+
+    `step(params, carry, x)` is `merge(extra(params), carry, inputs(params, x), states(params,
+    carry))`, each part for any leading shape, time included.
+
+    Args:
+        inputs: `inputs(params, x)`: what the step makes of its input alone, such as x W + b.
+        states: `states(params, carry)`: what it makes of the carry with a product, such as h U; it
+            must be affine in the carry.
+        merge: `merge(extra, carry, inputs, states) -> (carry, output)`: the rest, elementwise.
+        extra: `extra(params)`: the parameters that `merge` sees, such as peepholes; none by
+            default.
+    """
+
+    inputs: Callable[[Params, Array], Any]
+    states: Callable[[Params, Carry], Any]
+    merge: Callable[[Any, Carry, Any, Any], tuple[Carry, Any]]
+    extra: Callable[[Params], Any] = lambda params: ()
 
 
 class Noisy(NamedTuple):

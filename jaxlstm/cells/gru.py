@@ -10,7 +10,15 @@ from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, gated_affine
+from jaxlstm.cells.base import (
+    Cell,
+    Split,
+    affine,
+    check_last,
+    check_size,
+    described,
+    gated_affine,
+)
 
 GRU_GATES = ("r", "z", "n")
 """The order of the blocks of a GRU kernel: reset, update, candidate."""
@@ -103,20 +111,30 @@ def gru(
         params: GRUParams, carry: GRUCarry, x: Array, hidden: Any
     ) -> tuple[GRUCarry, Array]:
         compute = dtype or params.kernel.dtype
-        seen = hidden if isinstance(hidden, tuple) else (hidden,) * gates
-        x_r, x_z, x_n = jnp.split(affine(x, params.kernel, params.bias, compute), gates, axis=-1)
         if reset_after:
-            product = gated_affine(
-                hidden, params.recurrent_kernel, gates, compute, params.recurrent_bias
-            )
-            h_r, h_z, h_n = jnp.split(product, gates, axis=-1)
-            n = phi(x_n + named(sigma(x_r + h_r), "r") * h_n)
-        else:
-            u_r, u_z, u_n = jnp.split(params.recurrent_kernel, gates, axis=-1)
-            h_r, h_z = affine(seen[0], u_r, None, compute), affine(seen[1], u_z, None, compute)
-            reset = named(sigma(x_r + h_r), "r") * seen[2].astype(compute)
-            n = phi(x_n + affine(reset, u_n, None, compute))
-        z = named(sigma(x_z + h_z), "z")
+            return merge((), carry, inputs(params, x), states(params, hidden))
+        seen = hidden if isinstance(hidden, tuple) else (hidden,) * gates
+        x_r, x_z, x_n = jnp.split(inputs(params, x), gates, axis=-1)
+        u_r, u_z, u_n = jnp.split(params.recurrent_kernel, gates, axis=-1)
+        h_r, h_z = affine(seen[0], u_r, None, compute), affine(seen[1], u_z, None, compute)
+        reset = named(sigma(x_r + h_r), "r") * seen[2].astype(compute)
+        return update(carry, phi(x_n + affine(reset, u_n, None, compute)), x_z + h_z)
+
+    def inputs(params: GRUParams, x: Array) -> Array:
+        return affine(x, params.kernel, params.bias, dtype or params.kernel.dtype)
+
+    def states(params: GRUParams, hidden: Any) -> Array:
+        compute = dtype or params.kernel.dtype
+        return gated_affine(hidden, params.recurrent_kernel, gates, compute, params.recurrent_bias)
+
+    def merge(extra: Any, carry: GRUCarry, x: Array, h: Array) -> tuple[GRUCarry, Array]:
+        """Reset after the product."""
+        x_r, x_z, x_n = jnp.split(x, gates, axis=-1)
+        h_r, h_z, h_n = jnp.split(h, gates, axis=-1)
+        return update(carry, phi(x_n + named(sigma(x_r + h_r), "r") * h_n), x_z + h_z)
+
+    def update(carry: GRUCarry, n: Array, z: Array) -> tuple[GRUCarry, Array]:
+        z = named(sigma(z), "z")
         new = (1 - z) * named(n, "n") + z * carry.hidden
         return GRUCarry(new), new
 
@@ -124,7 +142,18 @@ def gru(
         check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
-    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=gates)
+    split = None
+    if reset_after:
+        split = Split(inputs, lambda params, carry: states(params, carry.hidden), merge)
+    return Cell(
+        init,
+        initial_carry,
+        step,
+        (input_size,),
+        gated_step=gated_step,
+        gates=gates,
+        split=split,
+    )
 
 
 @described

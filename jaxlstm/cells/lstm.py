@@ -10,7 +10,15 @@ from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, gated_affine
+from jaxlstm.cells.base import (
+    Cell,
+    Split,
+    affine,
+    check_last,
+    check_size,
+    described,
+    gated_affine,
+)
 
 GATES: tuple[str, ...] = ("i", "f", "g", "o")
 """The order of the four blocks of every LSTM kernel and bias: input, forget, candidate, output."""
@@ -222,11 +230,20 @@ def lstm(
         last = jnp.zeros((*batch_shape, len(gates) * hidden_size), dtype or param)
         return LSTMGatesCarry(hidden, cell, last)
 
-    def gated_step(params: Any, carry: Any, x: Array, hidden: Array) -> tuple[Any, Array]:
-        compute = dtype or params.kernel.dtype
-        z = affine(x, params.kernel, params.bias, compute)
+    def inputs(params: Any, x: Array) -> Array:
+        return affine(x, params.kernel, params.bias, dtype or params.kernel.dtype)
+
+    def states(params: Any, hidden: Any) -> Array:
         more = params.recurrent_bias if recurrent_bias else None
-        z = z + gated_affine(hidden, params.recurrent_kernel, len(blocks), compute, more)
+        compute = dtype or params.kernel.dtype
+        return gated_affine(hidden, params.recurrent_kernel, len(blocks), compute, more)
+
+    def gated_step(params: Any, carry: Any, x: Array, hidden: Array) -> tuple[Any, Array]:
+        return merge(params, carry, inputs(params, x), states(params, hidden))
+
+    def merge(params: Any, carry: Any, x: Array, h: Array) -> tuple[Any, Array]:
+        z = x + h
+        compute = z.dtype
         net = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
         if full_gate_recurrence:
             last = jnp.split(affine(carry.gates, params.gate_kernel, None, compute), len(gates), -1)
@@ -268,7 +285,29 @@ def lstm(
         check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
-    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=len(blocks))
+    split = None
+    if not (full_gate_recurrence or projection_size):
+        split = Split(
+            inputs,
+            states=lambda params, carry: states(params, carry.hidden),
+            merge=lambda extra, carry, x, h: merge(_Peephole(*extra), carry, x, h),
+            extra=lambda params: (params.peephole,) if peepholes else (),
+        )
+    return Cell(
+        init,
+        initial_carry,
+        step,
+        (input_size,),
+        gated_step=gated_step,
+        gates=len(blocks),
+        split=split,
+    )
+
+
+class _Peephole(NamedTuple):
+    """The parameters that act element by element."""
+
+    peephole: Array | None = None
 
 
 @described

@@ -10,7 +10,15 @@ from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, gated_affine
+from jaxlstm.cells.base import (
+    Cell,
+    Split,
+    affine,
+    check_last,
+    check_size,
+    described,
+    gated_affine,
+)
 
 
 class RNNParams(NamedTuple):
@@ -102,21 +110,27 @@ def rnn(
     def initial_carry(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNCarry:
         return RNNCarry(jnp.zeros((*batch_shape, hidden_size), dtype or params.kernel.dtype))
 
-    def gated_step(params: Any, carry: RNNCarry, x: Array, hidden: Any) -> tuple[RNNCarry, Array]:
+    def inputs(params: Any, x: Array) -> Array:
+        return affine(x, params.kernel, params.bias, dtype or params.kernel.dtype)
+
+    def states(params: Any, hidden: Any) -> Array:
         compute = dtype or params.kernel.dtype
         more = params.recurrent_bias if recurrent_bias else None
-        new = phi(
-            affine(x, params.kernel, params.bias, compute)
-            + gated_affine(hidden, params.recurrent_kernel, 1, compute, more)
-        )
-        new = named(new, "h")
+        return gated_affine(hidden, params.recurrent_kernel, 1, compute, more)
+
+    def merge(extra: Any, carry: RNNCarry, x: Array, h: Array) -> tuple[RNNCarry, Array]:
+        new = named(phi(x + h), "h")
         return RNNCarry(new), new
+
+    def gated_step(params: Any, carry: RNNCarry, x: Array, hidden: Any) -> tuple[RNNCarry, Array]:
+        return merge((), carry, inputs(params, x), states(params, hidden))
 
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
         check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
-    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step)
+    split = Split(inputs, lambda params, carry: states(params, carry.hidden), merge)
+    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, split=split)
 
 
 @described

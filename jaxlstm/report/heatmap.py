@@ -14,7 +14,7 @@ from jaxlstm.report.style import LIGHT, layout
 from jaxlstm.report.wording import number
 
 _MOST_WRITTEN = 60  # cells that carry their number
-_WIDE = 10  # cells side by side in a figure that leave room for three digits
+_WIDE = 12  # cells side by side in a figure that leave room for three digits
 
 
 def draw(ax: Axes, figure: Heatmap, index: int) -> None:

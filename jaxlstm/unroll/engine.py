@@ -13,11 +13,13 @@ from jaxlstm.cells.base import Carry, Cell, Params, start
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.unroll.associative import associative_steps
 from jaxlstm.unroll.checks import check_carry
+from jaxlstm.unroll.fused import fused_steps
 from jaxlstm.unroll.scan import scan_steps, varying_like
 
 ENGINES: dict[str, Callable[..., tuple[Any, Carry, Carry]]] = {
     "auto": scan_steps,
     "scan": scan_steps,
+    "fused": fused_steps,
     "associative": associative_steps,
 }
 BACKENDS = tuple(ENGINES)

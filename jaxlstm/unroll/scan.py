@@ -1,6 +1,7 @@
 """Any cell, one step after the other, with `jax.lax.scan`."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,11 +10,44 @@ from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Noisy, Params
 
+Steps = dict[str, Any]
+Step = Callable[[Carry, Any], tuple[Carry, Any]]
+
 
 def scan_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
     """Outputs, final carry and carries (or None) of a laid-out sequence, time leading."""
-    length, reverse = laid.xs.shape[0], options.reverse
-    steps = {"x": laid.xs}
+
+    def step(carry: Carry, x: Array) -> tuple[Carry, Any]:
+        return cell.step(params, carry, x)
+
+    return scan_over(step, options, laid, like=params)
+
+
+def scan_over(
+    step: Step,
+    options: Any,
+    laid: Any,
+    *,
+    like: Any,
+    prepare: Callable[[Steps], Steps] | None = None,
+    cut: Callable[[Array], Array] = lax.stop_gradient,
+) -> tuple[Any, Carry, Carry]:
+    """Scan a step with the contract of `unroll` for what is masked, reset, cut, held.
+
+    Args:
+        step: one step, `(carry, x) -> (carry, output)`.
+        options: those of `unroll`.
+        laid: the batch, time leading; its `xs` may be any pytree.
+        like: what the results vary with besides, in `shard_map`.
+        prepare: makes the `x` of the steps of a chunk, all at once, from what is laid out: where a
+            step is not valid it must not let the input through. Each `x` is itself if None.
+        cut: what truncation does to a carry.
+
+    Returns:
+        Outputs, final carry, and carries or None.
+    """
+    length, reverse = jax.tree.leaves(laid.xs)[0].shape[0], options.reverse
+    steps: Steps = {"x": laid.xs}
     if laid.valid is not None:
         steps["valid"] = laid.valid
     if laid.reset is not None:
@@ -22,18 +56,19 @@ def scan_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any
         done = jnp.arange(length)[::-1] if reverse else jnp.arange(length)
         steps["cut"] = (done % options.truncate == 0) & (done > 0)
 
-    def body(state: tuple[Carry, Any], now: dict[str, Array]) -> tuple[Any, Any]:
+    def body(state: tuple[Carry, Any], now: Steps) -> tuple[Any, Any]:
         carry, last = state
         x = now["x"]
         if "cut" in now:
-            carry = choose(now["cut"], jax.tree.map(lax.stop_gradient, carry), carry, carry)
+            carry = choose(now["cut"], jax.tree.map(cut, carry), carry, carry)
         if "reset" in now:
             carry = choose(now["reset"], laid.initial, carry, carry)
         if "valid" not in now:
-            new, output = cell.step(params, carry, x)
+            new, output = step(carry, x)
         else:
-            x = choose(now["valid"], x, jnp.zeros_like(x))
-            new, output = cell.step(params, carry, x)
+            if prepare is None:
+                x = choose(now["valid"], x, jnp.zeros_like(x))
+            new, output = step(carry, x)
             new = choose(now["valid"], new, carry, new)
             idle = last if options.hold else jax.tree.map(jnp.zeros_like, output)
             output = choose(now["valid"], output, idle)
@@ -42,25 +77,27 @@ def scan_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any
 
     last = None
     if options.hold:
-        x = jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
-        shapes = jax.eval_shape(cell.step, params, laid.first, x)[1]
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), steps)
+        ready = one if prepare is None else jax.eval_shape(prepare, one)
+        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), ready["x"])
+        shapes = jax.eval_shape(step, laid.first, first)[1]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        last = varying_like(zeros, (params, laid))
+        last = varying_like(zeros, (like, laid))
     state = (laid.first, last)
-    (final, _), (outputs, carries) = _scan(
-        body, state, steps, reverse, options.unroll, options.chunk
-    )
+    (final, _), (outputs, carries) = _scan(body, state, steps, options, prepare)
     return outputs, final, carries
 
 
-def _scan(body: Any, state: Any, xs: Any, reverse: bool, unroll: int, chunk: int | None) -> Any:
+def _scan(body: Any, state: Any, xs: Any, options: Any, prepare: Any) -> Any:
     """`lax.scan`, or one that stores only the state between chunks and computes the rest again."""
+    reverse, unroll, chunk = options.reverse, options.unroll, options.chunk
     if chunk is None:
         return lax.scan(body, state, xs, reverse=reverse, unroll=unroll)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def run_chunk(state: Any, xs: Any) -> Any:
-        return lax.scan(body, state, xs, reverse=reverse, unroll=unroll)
+        ready = xs if prepare is None else prepare(xs)
+        return lax.scan(body, state, ready, reverse=reverse, unroll=unroll)
 
     length = jax.tree.leaves(xs)[0].shape[0]
     whole = length // chunk * chunk

@@ -1,0 +1,153 @@
+"""The fused backend: the scan's values to the last bit, its derivatives in every mode and order."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm as jl
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+CELLS = [
+    jl.lstm(input_size=3, hidden_size=4),
+    jl.lstm(input_size=3, hidden_size=4, coupled=True, peepholes=True, recurrent_bias=True),
+    jl.lstm(input_size=3, hidden_size=4, output_gate=False, cell_clip=0.4, use_bias=False),
+    jl.gru(input_size=3, hidden_size=4),
+    jl.rnn(input_size=3, hidden_size=4, recurrent_bias=True),
+]
+B, T = 3, 47
+LENGTHS = jnp.array([0, T, 20], jnp.int32)
+RESETS = jax.random.bernoulli(jax.random.key(3), 0.1, (B, T))
+MASK = jax.random.bernoulli(jax.random.key(4), 0.7, (B, T))
+OPTIONS = {
+    "plain": {},
+    "lengths": {"lengths": LENGTHS},
+    "hold, reverse": {"lengths": LENGTHS, "reverse": True, "masked_outputs": "hold"},
+    "resets": {"resets": RESETS, "return_carries": True},
+    "all": {"resets": RESETS, "reverse": True, "mask": MASK, "return_carries": True},
+    "truncate": {"truncate": 7},
+}
+
+
+def drawn(tree, key, dtype):
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten(
+        [jax.random.normal(k, leaf.shape, dtype) / 2 for k, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def case(cell, dtype, options):
+    params = drawn(cell.init(jax.random.key(0)), jax.random.key(1), dtype)
+    inputs = jax.random.normal(jax.random.key(2), (B, T, 3), dtype)
+    if "lengths" in options:
+        inputs = jnp.where(
+            (jnp.arange(T, dtype=jnp.int32)[None] < LENGTHS[:, None])[..., None], inputs, jnp.nan
+        )
+    carry = drawn(cell.initial_carry(params, (B,)), jax.random.key(5), dtype)
+    return params, inputs, carry
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def derivatives(cell, backend, name, given, tangents):
+    def loss(params, inputs, carry):
+        out = jl.unroll(cell, params, inputs, carry=carry, backend=backend, **OPTIONS[name])
+        leaves = enumerate(jax.tree.leaves(out))
+        return sum((jnp.sum(jnp.sin((i + 1) * leaf)) for i, leaf in leaves), jnp.zeros(()))
+
+    gradient = jax.grad(loss, (0, 1, 2))
+    return gradient(*given), jax.jvp(loss, given, tangents), jax.jvp(gradient, given, tangents)[1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        pytest.param(
+            cell, name, marks=[] if cell is CELLS[0] or name == "all" else pytest.mark.slow
+        )
+        for cell in CELLS
+        for name in OPTIONS
+    ],
+)
+def test_every_derivative_is_that_of_the_scan(cell, name):
+    with jax.enable_x64(True):
+        given = case(cell, jnp.float64, OPTIONS[name])
+        tangents = drawn(given, jax.random.key(6), jnp.float64)
+        scan, fused = (
+            derivatives(cell, backend, name, given, tangents) for backend in ("scan", "fused")
+        )
+        assert len(jax.tree.leaves(fused)) == len(jax.tree.leaves(scan)) > 8
+        for a, b in zip(jax.tree.leaves(scan), jax.tree.leaves(fused), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_values_are_the_bits_of_the_scan(name, dtype):
+    cell = jl.lstm(input_size=3, hidden_size=4, dtype=dtype)
+    params, inputs, carry = case(cell, jnp.float32, OPTIONS[name])
+    carry = carry._replace(hidden=carry.hidden.astype(dtype))
+    scan, fused = (
+        jl.unroll(cell, params, inputs, carry=carry, backend=backend, **OPTIONS[name])
+        for backend in ("scan", "fused")
+    )
+    jax.tree.map(np.testing.assert_array_equal, fused, scan)
+    gradients = [
+        jax.grad(
+            lambda p, b=backend: jnp.sum(
+                jl.unroll(cell, p, inputs, carry=carry, backend=b, **OPTIONS[name]).carry.cell ** 2
+            )
+        )(params)
+        for backend in ("scan", "fused")
+    ]
+    close = {"float32": 1e-4, "bfloat16": 0.1}[dtype]
+    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(b, a, atol=close * float(jnp.max(jnp.abs(a))))
+
+
+@pytest.mark.parametrize("length", [0, 1, 20, 21])
+def test_any_length_mapped_and_in_both_directions(length):
+    layer = jl.bidirectional(CELLS[0], CELLS[3])
+    params = layer.init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (5, 2, length, 3))
+
+    def loss(params, inputs, backend):
+        return jnp.sum(jl.unroll(layer, params, inputs, backend=backend).outputs ** 2)
+
+    scan, fused = (
+        jax.vmap(lambda x, b=b: jax.grad(loss)(params, x, b))(inputs) for b in ("scan", "fused")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5), scan, fused)
+
+
+def test_it_keeps_carries_alone():
+    cell = jl.lstm(input_size=8, hidden_size=32)
+    params = cell.init(jax.random.key(0))
+    inputs = jax.ShapeDtypeStruct((4, 10_000, 8), jnp.float32)
+
+    def kept(backend):
+        def loss(params, inputs):
+            return jnp.mean(jl.unroll(cell, params, inputs, backend=backend).carry.hidden ** 2)
+
+        return jax.jit(jax.grad(loss)).lower(params, inputs).compile().memory_analysis()
+
+    assert kept("fused").temp_size_in_bytes < kept("scan").temp_size_in_bytes / 3
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "line"),
+    [
+        (jl.gru(input_size=3, hidden_size=4, reset_after=False), {}, "`backend` 'fused' needs"),
+        (jl.lstmp(input_size=3, hidden_size=4, projection_size=2), {}, "`backend` 'fused' needs"),
+        (jl.stack(CELLS[0]), {}, "`backend` 'fused' needs"),
+        (CELLS[0], {"remat": "sqrt"}, "`remat` must be 'none' for `backend` 'fused'"),
+    ],
+)
+def test_what_has_no_parts_is_refused(cell, options, line):
+    params = cell.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=line):
+        jl.unroll(cell, params, jnp.ones((2, 5, 3)), backend="fused", **options)
