@@ -25,6 +25,12 @@ STOCHASTIC = {
 every_noise = pytest.mark.parametrize("cell", STOCHASTIC.values(), ids=STOCHASTIC)
 
 
+def data(tree):
+    """The same tree with the numbers of its keys."""
+    is_key = lambda a: jnp.issubdtype(a.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, tree)
+
+
 def same(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
 
@@ -65,6 +71,31 @@ def test_layers_of_both_directions():
     same(found, wanted)
     with pytest.raises(ValueError, match="cannot be stepped"):
         layer.step(params[0], layer.initial_carry(params[0]), inputs[0, 0])
+
+
+def test_what_is_masked_goes_round_no_cell():
+    cell = jl.residual(jl.bidirectional(LSTM, LSTM, merge="sum"))
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    lengths = jnp.array([4, 1])
+    padded = jnp.where((jnp.arange(T) < lengths[:, None])[..., None], inputs, jnp.nan)
+
+    def loss(params, inputs):
+        return jnp.sum(jl.unroll(cell, params, inputs, lengths=lengths).outputs ** 2)
+
+    found, wanted = (jax.value_and_grad(loss, (0, 1))(params, x) for x in (padded, inputs))
+    jax.tree.map(same, found, wanted)
+
+
+@every_noise
+def test_the_carry_of_every_step_brings_its_noise(cell):
+    params, inputs = random_params(cell), random_inputs(cell, B, T)
+    out = jl.unroll(cell, params, inputs, key=jax.random.key(3), return_carries=True)
+    plain = jl.unroll(cell, params, inputs, key=jax.random.key(3))
+    jax.tree.map(same, (out.outputs, data(out.carry)), (plain.outputs, data(plain.carry)))
+    last = [
+        data(a)[:, -1] if a.shape[0] == B else data(a)[-1] for a in jax.tree.leaves(out.carries)
+    ]
+    jax.tree.map(same, last, jax.tree.leaves(data(out.carry)))
 
 
 @every_noise

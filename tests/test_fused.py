@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxlstm as jl
+from jaxlstm.unroll.folding import folded
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -17,6 +18,7 @@ CELLS = [
     jl.lstm(input_size=3, hidden_size=4, output_gate=False, cell_clip=0.4, use_bias=False),
     jl.gru(input_size=3, hidden_size=4),
     jl.rnn(input_size=3, hidden_size=4, recurrent_bias=True),
+    jl.stack(jl.rnn(input_size=3, hidden_size=2), jl.residual(jl.gru(input_size=2, hidden_size=2))),
 ]
 B, T = 3, 47
 LENGTHS = jnp.array([0, T, 20], jnp.int32)
@@ -124,6 +126,28 @@ def test_any_length_mapped_and_in_both_directions(length):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5), scan, fused)
 
 
+def test_what_is_known_is_multiplied_together():
+    def merge(state, gate):
+        opened, new = jnp.split(gate, 2)
+        kept = jax.nn.sigmoid(-opened) * state
+        return jnp.where(state > 0, kept - jnp.tanh(new) * jax.nn.sigmoid(opened), -2 * kept), kept
+
+    with jax.enable_x64(True):
+        at = drawn((jnp.zeros(5), jnp.zeros(10)), jax.random.key(0), jnp.float64)
+        tangents = drawn(at, jax.random.key(1), jnp.float64)
+        linear = jax.linearize(merge, *at)[1]
+        short = folded(linear, *at)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-12),
+            short(*tangents),
+            linear(*tangents),
+        )
+        transposed = [jax.linear_transpose(f, *at)(linear(*tangents)) for f in (linear, short)]
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), *transposed)
+        # The gate and the state for `kept`, both again times −2, two for the rest, the condition.
+        assert len(jax.tree.leaves(short)) <= 7 < len(jax.tree.leaves(linear))
+
+
 def test_it_keeps_carries_alone():
     cell = jl.lstm(input_size=8, hidden_size=32)
     params = cell.init(jax.random.key(0))
@@ -143,7 +167,11 @@ def test_it_keeps_carries_alone():
     [
         (jl.gru(input_size=3, hidden_size=4, reset_after=False), {}, "`backend` 'fused' needs"),
         (jl.lstmp(input_size=3, hidden_size=4, projection_size=2), {}, "`backend` 'fused' needs"),
-        (jl.stack(CELLS[0]), {}, "`backend` 'fused' needs"),
+        (
+            jl.stack(CELLS[0], jl.mgu(input_size=4, hidden_size=4)),
+            {},
+            r"`backend` 'fused' needs a cell whose step is split, got mgu\(",
+        ),
         (CELLS[0], {"remat": "sqrt"}, "`remat` must be 'none' for `backend` 'fused'"),
     ],
 )

@@ -40,8 +40,11 @@ class Cell(Described):
             carry_t = decay ⊙ carry_{t−1} + input, and whose output is its carry's only leaf, for
             any leading shape of x, time included: such a cell can run in parallel over time.
         split: optional, the step in parts, from which `unroll` makes a faster backward pass.
-        run: optional, `run(unroll, params, inputs, carry, options) -> Unrolled` of a cell that sees
-            whole sequences and so cannot be stepped, such as `bidirectional`.
+        run: optional, `run(unroll, params, inputs, *, carry, key, reverse) -> (outputs, carry,
+            carries)` of a cell made of others: it runs each over the whole sequence, with the
+            `unroll` that it is given.
+        whole: whether the cell sees whole sequences and so cannot be stepped, such as
+            `bidirectional`.
 
     Examples:
         A leaky integrator, complete:
@@ -77,27 +80,35 @@ class Cell(Described):
     linear: Callable[[Params, Array], tuple[Array, Array]] | None = None
     split: "Split | None" = None
     run: Callable[..., Any] | None = None
+    whole: bool = False
 
 
 class Split(NamedTuple):
     """A step in three parts, from which `backend="fused"` makes its products of many steps at once.
 
-    `step(params, carry, x)` is `merge(extra(params), carry, inputs(params, x), states(params,
-    carry))`, each part for any leading shape, time included.
+    `step(params, carry, x)` is `merge(extra(params), carry, net)`, where `net` holds by name what
+    `inputs(params, x)` and `states(params, carry)` give, summed where both give the name. Each
+    part takes any leading shape, time included.
 
     Args:
         inputs: `inputs(params, x)`: what the step makes of its input alone, such as x W + b.
         states: `states(params, carry)`: what it makes of the carry with a product, such as h U; it
             must be affine in the carry.
-        merge: `merge(extra, carry, inputs, states) -> (carry, output)`: the rest, elementwise.
+        merge: `merge(extra, carry, net) -> (carry, output)`: the rest, elementwise.
         extra: `extra(params)`: the parameters that `merge` sees, such as peepholes; none by
             default.
     """
 
-    inputs: Callable[[Params, Array], Any]
-    states: Callable[[Params, Carry], Any]
-    merge: Callable[[Any, Carry, Any, Any], tuple[Carry, Any]]
+    inputs: Callable[[Params, Array], dict[str, Array]]
+    states: Callable[[Params, Carry], dict[str, Array]]
+    merge: Callable[[Any, Carry, dict[str, Array]], tuple[Carry, Any]]
     extra: Callable[[Params], Any] = lambda params: ()
+
+
+def net_of(inputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:
+    """What `Split.merge` takes: both parts by name, summed where both have the name."""
+    both = {name: inputs[name] + states[name] for name in inputs if name in states}
+    return {**inputs, **states, **both}
 
 
 class Noisy(NamedTuple):
@@ -204,7 +215,7 @@ def output_shape(cell: Cell) -> tuple[int, ...]:
 
 def _one_step(cell: Cell, params: Params, inputs: Array, **options: Any) -> Any:
     """What `unroll` does with one unbatched input, for the shapes alone."""
-    if cell.run is not None:
+    if cell.whole and cell.run is not None:
         options = {"carry": None, "key": None, "reverse": False}
         outputs, carry, carries = cell.run(_one_step, params, inputs, **options)
         return types.SimpleNamespace(outputs=outputs, carry=carry, carries=carries)

@@ -93,7 +93,8 @@ def stack(*cells: Cell) -> Cell:
         step,
         cells[0].input_shape,
         stochastic=any(cell.stochastic for cell in cells),
-        run=run if any(cell.run for cell in cells) else None,
+        run=run,
+        whole=any(cell.whole for cell in cells),
     )
 
 
@@ -133,13 +134,27 @@ def residual(cell: Cell) -> Cell:
         inner = unroll(cell, params, x, **options)
         return x.astype(inner.outputs.dtype) + inner.outputs, inner.carry, inner.carries
 
+    split, inner = None, cell.split
+    if inner is not None:
+
+        def inputs(params: Params, x: Array) -> dict[str, Array]:
+            return {**inner.inputs(params, x), "residual": x}
+
+        def merge(extra: Any, carry: Carry, net: dict[str, Array]) -> tuple[Carry, Array]:
+            carry, output = inner.merge(extra, carry, net)
+            return carry, net["residual"].astype(output.dtype) + output
+
+        split = inner._replace(inputs=inputs, merge=merge)
+
     return Cell(
         cell.init,
         cell.initial_carry,
         step,
         cell.input_shape,
         stochastic=cell.stochastic,
-        run=run if cell.run else None,
+        split=split,
+        run=run if cell.whole else None,
+        whole=cell.whole,
     )
 
 
@@ -240,4 +255,5 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str = "concat") -> Ce
         forward.input_shape,
         stochastic=forward.stochastic or backward.stochastic,
         run=run,
+        whole=True,
     )

@@ -18,6 +18,7 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    net_of,
 )
 
 GRU_GATES = ("r", "z", "n")
@@ -112,7 +113,7 @@ def gru(
     ) -> tuple[GRUCarry, Array]:
         compute = dtype or params.kernel.dtype
         if reset_after:
-            return merge((), carry, inputs(params, x), states(params, hidden))
+            return merge((), carry, net_of(by_inputs(params, x), by_states(params, hidden)))
         seen = hidden if isinstance(hidden, tuple) else (hidden,) * gates
         x_r, x_z, x_n = jnp.split(inputs(params, x), gates, axis=-1)
         u_r, u_z, u_n = jnp.split(params.recurrent_kernel, gates, axis=-1)
@@ -127,11 +128,18 @@ def gru(
         compute = dtype or params.kernel.dtype
         return gated_affine(hidden, params.recurrent_kernel, gates, compute, params.recurrent_bias)
 
-    def merge(extra: Any, carry: GRUCarry, x: Array, h: Array) -> tuple[GRUCarry, Array]:
+    def by_inputs(params: GRUParams, x: Array) -> dict[str, Array]:
+        both, new = jnp.split(inputs(params, x), [2 * hidden_size], axis=-1)
+        return {"rz": both, "n": new}
+
+    def by_states(params: GRUParams, hidden: Any) -> dict[str, Array]:
+        both, old = jnp.split(states(params, hidden), [2 * hidden_size], axis=-1)
+        return {"rz": both, "h": old}
+
+    def merge(extra: Any, carry: GRUCarry, net: dict[str, Array]) -> tuple[GRUCarry, Array]:
         """Reset after the product."""
-        x_r, x_z, x_n = jnp.split(x, gates, axis=-1)
-        h_r, h_z, h_n = jnp.split(h, gates, axis=-1)
-        return update(carry, phi(x_n + named(sigma(x_r + h_r), "r") * h_n), x_z + h_z)
+        r, z = jnp.split(net["rz"], 2, axis=-1)
+        return update(carry, phi(net["n"] + named(sigma(r), "r") * net["h"]), z)
 
     def update(carry: GRUCarry, n: Array, z: Array) -> tuple[GRUCarry, Array]:
         z = named(sigma(z), "z")
@@ -144,7 +152,7 @@ def gru(
 
     split = None
     if reset_after:
-        split = Split(inputs, lambda params, carry: states(params, carry.hidden), merge)
+        split = Split(by_inputs, lambda params, carry: by_states(params, carry.hidden), merge)
     return Cell(
         init,
         initial_carry,

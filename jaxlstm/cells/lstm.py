@@ -239,10 +239,9 @@ def lstm(
         return gated_affine(hidden, params.recurrent_kernel, len(blocks), compute, more)
 
     def gated_step(params: Any, carry: Any, x: Array, hidden: Array) -> tuple[Any, Array]:
-        return merge(params, carry, inputs(params, x), states(params, hidden))
+        return merge(params, carry, inputs(params, x) + states(params, hidden))
 
-    def merge(params: Any, carry: Any, x: Array, h: Array) -> tuple[Any, Array]:
-        z = x + h
+    def merge(params: Any, carry: Any, z: Array) -> tuple[Any, Array]:
         compute = z.dtype
         net = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
         if full_gate_recurrence:
@@ -288,9 +287,9 @@ def lstm(
     split = None
     if not (full_gate_recurrence or projection_size):
         split = Split(
-            inputs,
-            states=lambda params, carry: states(params, carry.hidden),
-            merge=lambda extra, carry, x, h: merge(_Peephole(*extra), carry, x, h),
+            inputs=lambda params, x: {"z": inputs(params, x)},
+            states=lambda params, carry: {"z": states(params, carry.hidden)},
+            merge=lambda extra, carry, net: merge(_Peephole(*extra), carry, net["z"]),
             extra=lambda params: (params.peephole,) if peepholes else (),
         )
     return Cell(

@@ -259,7 +259,7 @@ def _check(combinator: str, cell: Any, rate: Any, name: str = "rate") -> None:
     check_cell("cell", cell)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise ValueError(f"`{name}` must lie in [0, 1), got {rate!r}")
-    if cell.run is not None:
+    if cell.whole:
         raise ValueError(
             f"`cell` of {combinator} must be one that can be stepped, got {cell!r}: "
             f"wrap its parts instead"

@@ -118,18 +118,22 @@ def rnn(
         more = params.recurrent_bias if recurrent_bias else None
         return gated_affine(hidden, params.recurrent_kernel, 1, compute, more)
 
-    def merge(extra: Any, carry: RNNCarry, x: Array, h: Array) -> tuple[RNNCarry, Array]:
-        new = named(phi(x + h), "h")
+    def merge(extra: Any, carry: RNNCarry, net: dict[str, Array]) -> tuple[RNNCarry, Array]:
+        new = named(phi(net["z"]), "h")
         return RNNCarry(new), new
 
     def gated_step(params: Any, carry: RNNCarry, x: Array, hidden: Any) -> tuple[RNNCarry, Array]:
-        return merge((), carry, inputs(params, x), states(params, hidden))
+        return merge((), carry, {"z": inputs(params, x) + states(params, hidden)})
 
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
         check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
-    split = Split(inputs, lambda params, carry: states(params, carry.hidden), merge)
+    split = Split(
+        inputs=lambda params, x: {"z": inputs(params, x)},
+        states=lambda params, carry: {"z": states(params, carry.hidden)},
+        merge=merge,
+    )
     return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, split=split)
 
 

@@ -136,7 +136,7 @@ def _visit(
     `probe` is asked once for each cell that is scanned, in a fixed order, with the shapes that it
     needs. A dry visit asks in the same order and computes shapes alone.
     """
-    if cell.run is not None:
+    if cell.whole and cell.run is not None:
         first = {name: options.get(name) for name in ("carry", "key")}
         more = {k: v for k, v in options.items() if k not in ("carry", "key", "reverse")}
 

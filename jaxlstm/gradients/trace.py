@@ -40,7 +40,7 @@ class Site:
 
 def check_steps(cell: Cell) -> None:
     """Refuse a cell that sees whole sequences, which has no step to look into."""
-    if cell.run is not None:
+    if cell.whole:
         raise ValueError(f"`cell` must be one that can be stepped, got {cell!r}")
 
 

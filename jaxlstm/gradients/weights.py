@@ -158,7 +158,7 @@ def _unroll(cell: Cell, timed: Params, inputs: Array, **options: Any) -> Unrolle
 
     Gradients with respect to the weights themselves pass through the initial carry alone.
     """
-    if cell.run is not None:
+    if cell.whole and cell.run is not None:
         first = {name: options.pop(name, None) for name in ("carry", "key")}
         reverse = options.pop("reverse", False)
 

@@ -119,7 +119,7 @@ class RNN(nnx.Module):
             ("stateful", stateful),
         ):
             check_bool(name, flag)
-        if cell.run is not None and not return_sequences:
+        if cell.whole and not return_sequences:
             # Its last output is no summary: a backward cell has only just begun there.
             raise ValueError(f"`return_sequences` must be True for {cell!r}, got False")
         if truncate is not None:

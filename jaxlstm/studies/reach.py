@@ -72,7 +72,7 @@ def _trained(
         if manifest.state != "finished":
             raise UserError(f"study.trainings: '{given}' has {manifest.state}: {manifest.reason}")
     made, states = training.restore(room)
-    if made.network.cell.run is not None:
+    if made.network.cell.whole:
         raise UserError(f"study.trainings: the network of '{given}' cannot be stepped")
     return made, [state.params for state in states]
 

@@ -108,7 +108,7 @@ def trace(task: Task, network: Model, params: Params, batch: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not np.all(np.isfinite(leaf)):
             return f"parameter {jax.tree_util.keystr(path, simple=True, separator='.')}"
-    if network.cell.run is not None:
+    if network.cell.whole:
         return "the gradient of a parameter"
     forward, value, backward = jax.jit(lambda p, b: _inside(task, network, p, b))(params, batch)
     if place := _first(forward):

@@ -92,7 +92,7 @@ def prepare(experiment: config.Experiment) -> Training:
     if goal.metric not in metrics:
         known = ", ".join(sorted(metrics))
         raise UserError(f"goal.metric: expected one of {known}, got {goal.metric!r}")
-    if experiment.gradients is not None and network.cell.run is not None:
+    if experiment.gradients is not None and network.cell.whole:
         raise UserError("gradients: expected none, the network cannot be stepped")
     if experiment.penalty is not None:
         try:

@@ -23,6 +23,7 @@ The contract for sequences, the same for every cell:
 import functools
 from typing import Any, NamedTuple
 
+import jax
 from jax import Array
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_choice, check_size
@@ -35,7 +36,8 @@ from jaxlstm.unroll.checks import (
     check_lengths,
     chunk_length,
 )
-from jaxlstm.unroll.engine import BACKENDS, Options, run
+from jaxlstm.unroll.devices import spread as spread
+from jaxlstm.unroll.engine import BACKENDS, Options, begin, run, without_invalid
 
 
 class Unrolled(NamedTuple):
@@ -104,11 +106,12 @@ def unroll(
         unroll: how many steps the compiled loop does in one turn, as in `jax.lax.scan`.
         key: randomness for cells that drop out; without a key nothing is dropped.
         backend: "scan"; "fused", whose values are those of "scan" bit for bit and whose derivatives
-            are made of products over 20 steps at once, from the carries alone, which takes a half
-            to a third of the memory and no more time (`lstm` without projection and full gate
-            recurrence, `gru` that resets after the product, `rnn`, and these in `bidirectional`);
-            "associative", which runs a cell that is linear in its state (`min_gru`, `min_lstm`) in
-            O(log T) turns of a parallel scan; or "auto", at present "scan" always.
+            are made of products over some 20 steps at once, from the carries alone, which takes
+            less than half of the time and a quarter of the memory in the backward pass (`lstm`
+            without projection and full gate recurrence, `gru` that resets after the product, `rnn`,
+            and these in `stack`, `residual` and `bidirectional`); "associative", which runs a cell
+            that is linear in its state (`min_gru`, `min_lstm`) in O(log T) turns of a parallel
+            scan; or "auto": "fused" for the cells named, without `remat`, "scan" for all others.
 
     Returns:
         `Unrolled(outputs, carry, carries)`; `carries` is None unless `return_carries`.
@@ -152,6 +155,10 @@ def unroll(
     resets = None if resets is None else check_flags("resets", resets, shape)
     check_key(key)
     if cell.run is not None:
+        jax.eval_shape(functools.partial(begin, cell, batch_shape), params, carry, key)
+        if cell.whole:
+            axis = 0 if time_major else len(batch_shape)
+            inputs = without_invalid(inputs, lengths, mask, axis)
         whole = functools.partial(
             _unroll,
             lengths=lengths,

@@ -13,11 +13,19 @@ from jaxlstm.cells.base import Carry, Cell, Params, start
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.unroll.associative import associative_steps
 from jaxlstm.unroll.checks import check_carry
+from jaxlstm.unroll.devices import run_spread
 from jaxlstm.unroll.fused import fused_steps
-from jaxlstm.unroll.scan import scan_steps, varying_like
+from jaxlstm.unroll.scan import choose, scan_steps, varying_like
+
+
+def auto_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+    """The fused backend where a cell has parts and nothing is to be computed again, or the scan."""
+    engine = scan_steps if cell.split is None or options.chunk is not None else fused_steps
+    return engine(cell, options, params, laid)
+
 
 ENGINES: dict[str, Callable[..., tuple[Any, Carry, Carry]]] = {
-    "auto": scan_steps,
+    "auto": auto_steps,
     "scan": scan_steps,
     "fused": fused_steps,
     "associative": associative_steps,
@@ -72,16 +80,10 @@ def run(
     key: Array | None,
 ) -> tuple[Any, Carry, Carry | None]:
     """Outputs, final carry and carries of checked arguments, compiled once for each shape."""
-    check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
     axis = options.time_axis
     xs = jnp.moveaxis(inputs, axis, 0)
     length, batch_shape = xs.shape[0], xs.shape[1 : xs.ndim - len(cell.input_shape)]
-    initial = start(cell, params, batch_shape, key)
-    if carry is not None and cell.stochastic and not _same_structure(carry, initial):
-        # The carry brings its own noise, or none, whatever the key says.
-        other = jax.random.key(0) if key is None else None
-        initial = start(cell, params, batch_shape, other)
-    first = initial if carry is None else check_carry(carry, initial)
+    initial, first = begin(cell, batch_shape, params, carry, key)
     given = (xs, params, carry, lengths, mask, resets)
     initial, first = varying_like((initial, first), given)
     laid = Laid(
@@ -91,12 +93,32 @@ def run(
         initial,
         first,
     )
-    outputs, final, carries = ENGINES[options.backend](cell, options, params, laid)
+    engine = ENGINES[options.backend]
+    outputs, final, carries = run_spread(engine, cell, options, params, laid)
     if options.include_initial:
         join = functools.partial(_join_initial, reverse=options.reverse)
         carries = jax.tree.map(join, first, carries)
-    outputs, carries = jax.tree.map(lambda a: jnp.moveaxis(a, 0, axis), (outputs, carries))
+
+    def back(a: Array) -> Array:
+        """Time where it was in the inputs; noise that all rows share keeps it in front."""
+        rows = a.shape[1 : 1 + len(batch_shape)] == batch_shape
+        return jnp.moveaxis(a, 0, axis) if rows else a
+
+    outputs, carries = jax.tree.map(back, (outputs, carries))
     return outputs, final, carries
+
+
+def begin(
+    cell: Cell, batch_shape: tuple[int, ...], params: Params, carry: Carry | None, key: Array | None
+) -> tuple[Carry, Carry]:
+    """The initial carry and the one to begin with, of checked parameters."""
+    check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
+    initial = start(cell, params, batch_shape, key)
+    if carry is not None and cell.stochastic and not _same_structure(carry, initial):
+        # The carry brings its own noise, or none, whatever the key says.
+        other = jax.random.key(0) if key is None else None
+        initial = start(cell, params, batch_shape, other)
+    return initial, initial if carry is None else check_carry(carry, initial)
 
 
 def _same_structure(a: Any, b: Any) -> bool:
@@ -112,6 +134,17 @@ def _boundaries(begins: Array, reverse: bool) -> Array:
 
 def _join_initial(first: Array, carries: Array, *, reverse: bool) -> Array:
     return jnp.concatenate([carries, first[None]] if reverse else [first[None], carries])
+
+
+def without_invalid(
+    inputs: Array, lengths: Array | None, mask: Array | None, time_axis: int
+) -> Array:
+    """Zero where a step is not valid, for cells that use their inputs outside of a scan."""
+    xs = jnp.moveaxis(inputs, time_axis, 0)
+    valid = _valid(lengths, mask, len(xs), time_axis)
+    if valid is None:
+        return inputs
+    return jnp.moveaxis(choose(valid, xs, jnp.zeros_like(xs)), 0, time_axis)
 
 
 def _valid(lengths: Array | None, mask: Array | None, length: int, time_axis: int) -> Array | None:

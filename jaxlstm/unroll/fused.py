@@ -21,10 +21,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.cells.base import Carry, Cell, Params, net_of
+from jaxlstm.unroll.folding import folded
 from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, varying_like
 
 CHUNK = 20
+"""Steps whose products are one: few enough that what they share stays in a core's cache."""
 
 
 def fused_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
@@ -52,45 +54,60 @@ def _tangents(cell: Cell, options: Any, primals: Any, tangents: Any) -> tuple[An
     outputs, final, carries = _run(cell, wide, params, laid)
     extra, moves = split.extra(params), not isinstance(dlaid.xs, SymbolicZero)
     dparams, dfirst, dinitial = jax.tree.map(_zero, (dparams, dlaid.first, dlaid.initial))
-    dfirst, dinitial = varying_like((dfirst, dinitial), (params, dparams, laid, dlaid.xs))
-    join = functools.partial(_before, reverse=options.reverse)
-    steps = {"x": laid.xs, "carry": jax.tree.map(join, laid.first, carries)}
+    like = (params, dparams, laid, dlaid.xs if moves else ())
+    dfirst, dinitial = varying_like((dfirst, dinitial), like)
+    steps = {"x": laid.xs, "after": carries}
     if moves:
         steps["dx"] = dlaid.xs
+    chunk, reverse = _chunk(len(laid.xs)), options.reverse
+    enter = functools.partial(_entries, chunk=chunk, reverse=reverse)
 
-    def prepare(now: Steps) -> Steps:
+    def prepare(now: Steps, entry: Carry) -> Steps:
         given = now["x"]
-        x, carry = _shown(now, given["x"]), given["carry"]
+        x = _shown(now, given["x"])
+        carry = jax.tree.map(functools.partial(_before, reverse=reverse), entry, given["after"])
         if "cut" in now:  # for the derivatives of this derivative
             carry = choose(now["cut"], jax.tree.map(lax.stop_gradient, carry), carry)
         if "reset" in now:
             carry = choose(now["reset"], _along(laid.initial, carry), carry)
+
+        # One long batch: a product whose transpose sums over one dimension is faster than over two.
+        leading = x.shape[: x.ndim - len(cell.input_shape)]
+        flat = functools.partial(jax.tree.map, lambda a: a.reshape(-1, *a.shape[len(leading) :]))
+
+        def net(params: Params, x: Array) -> dict[str, Array]:
+            found = net_of(split.inputs(params, x), split.states(params, flat(carry)))
+            return jax.tree.map(lambda a: a.reshape(*leading, *a.shape[1:]), found)
+
         if moves:
             dx = _shown(now, given["dx"])
-            a, da = jax.jvp(split.inputs, (params, x), (dparams, dx))
+            at, dnet = jax.jvp(net, (params, flat(x)), (dparams, flat(dx)))
         else:
-            a, da = jax.jvp(lambda p: split.inputs(p, x), (params,), (dparams,))
-        b, db = jax.jvp(lambda p: split.states(p, carry), (params,), (dparams,))
+            at, dnet = jax.jvp(lambda params: net(params, flat(x)), (params,), (dparams,))
         more = None
         if jax.tree.leaves(extra):
-            merge = lambda p: split.merge(split.extra(p), carry, a, b)  # noqa: E731
+            merge = lambda p: split.merge(split.extra(p), carry, at)  # noqa: E731
             more = jax.jvp(merge, (params,), (dparams,))[1]
 
         def linear(*at: Any) -> Any:
-            return jax.linearize(functools.partial(split.merge, extra), *at)[1]
+            return folded(jax.linearize(functools.partial(split.merge, extra), *at)[1], *at)
 
-        return now | {"x": (jax.vmap(linear)(carry, a, b), da, db, more)}
+        return now | {"x": (jax.vmap(linear)(carry, at), dnet, more)}
 
     def step(dcarry: Carry, now: Any) -> tuple[Carry, Any]:
-        linear, da, db, more = now
+        linear, dnet, more = now
         passed = jax.jvp(lambda carry: split.states(params, carry), (dcarry,), (dcarry,))[1]
-        found = linear(dcarry, da, jax.tree.map(jnp.add, db, passed))
+        found = linear(dcarry, net_of(dnet, passed))
         return found if more is None else jax.tree.map(jnp.add, found, more)
 
-    chunked = dataclasses.replace(wide, chunk=CHUNK)
-    dlaid = laid._replace(xs=steps, first=dfirst, initial=dinitial)
     doutputs, dfinal, dcarries = scan_over(
-        step, chunked, dlaid, like=(params, dparams), prepare=prepare, cut=jnp.zeros_like
+        step,
+        dataclasses.replace(wide, chunk=chunk),
+        laid._replace(xs=steps, first=dfirst, initial=dinitial),
+        like=(params, dparams),
+        prepare=prepare,
+        entries=jax.tree.map(enter, laid.first, carries),
+        cut=jnp.zeros_like,
     )
     if not options.return_carries:
         carries = dcarries = None
@@ -112,10 +129,23 @@ def _shown(steps: Steps, x: Array) -> Array:
     return choose(steps["valid"], x, jnp.zeros_like(x)) if "valid" in steps else x
 
 
-def _before(first: Array, after: Array, *, reverse: bool) -> Array:
-    """The carry before each step, from those after each."""
-    parts = [after[1:], first[None]] if reverse else [first[None], after[:-1]]
-    return jnp.concatenate(parts) if len(after) else after
+def _chunk(length: int) -> int:
+    """About 20 steps, if possible so many that the chunks go up in the length."""
+    nearest = sorted(range(CHUNK // 2, 2 * CHUNK), key=lambda n: abs(n - CHUNK))
+    return next((n for n in nearest if length and length % n == 0), CHUNK)
+
+
+def _entries(first: Array, after: Array, *, chunk: int, reverse: bool) -> Array:
+    """The carry that travels into each chunk, from the first of all and those after each step."""
+    if reverse:
+        return jnp.concatenate([after[chunk::chunk], first[None]])
+    return jnp.concatenate([first[None], after[chunk - 1 : -1 : chunk]])
+
+
+def _before(entry: Array, after: Array, *, reverse: bool) -> Array:
+    """The carry before each step of a chunk, from those after each."""
+    parts = [after[1:], entry[None]] if reverse else [entry[None], after[:-1]]
+    return jnp.concatenate(parts)[: len(after)]
 
 
 def _along(initial: Carry, carries: Carry) -> Carry:

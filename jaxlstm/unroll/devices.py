@@ -1,0 +1,157 @@
+"""A batch over several devices; on a CPU, over its cores.
+
+XLA's CPU backend gives a scan little to do in parallel: each step is small, and waits for the one
+before. But the rows of a batch do not wait for each other. With one device per core each core runs
+the scan of its own rows, and nothing is exchanged before the gradients of the weights are summed.
+"""
+
+import contextlib
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from jaxlstm.cells.base import Carry, Cell, Params, check_size
+
+AXIS = "data"
+"""The mesh axis over which `unroll` spreads a batch."""
+
+
+@contextlib.contextmanager
+def spread(devices: int | None = None) -> Iterator[Mesh]:
+    """Spread the batch of every `unroll` within over all devices: on a CPU, over its cores.
+
+    Within the context each device runs the scan of its share of the rows, and the gradients of the
+    parameters are summed once at the end. Results are those of one device up to the rounding of
+    these sums and of products of other sizes. Works inside `jit`, `grad` and `vmap`; functions are
+    compiled anew for the context. What is not an `unroll` is left to JAX, which goes on with arrays
+    as they lie.
+
+    A CPU counts as one device unless JAX is told otherwise before its first computation. So enter
+    the context first of all: it asks for a device per core. Where JAX has already begun, it takes
+    the devices that there are. It is `jax.set_mesh` with one axis called "data": any mesh of yours
+    with an automatic axis of that name does the same.
+
+    A batch is left on one device when it has fewer rows than there are devices, and when the cell
+    draws noise at every step (the shares would draw the same). Where rows do not go up in devices,
+    the last row is repeated to fill up.
+
+    Args:
+        devices: how many; all if None.
+
+    Yields:
+        The mesh.
+
+    Raises:
+        TypeError: when `devices` is no int.
+        ValueError: when there are not so many devices.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, jaxlstm as jl
+        >>> cell = jl.lstm(input_size=8, hidden_size=4)
+        >>> params, inputs = cell.init(jax.random.key(0)), jnp.ones((32, 10, 8))
+        >>> loss = lambda params: jnp.mean(jl.unroll(cell, params, inputs).outputs ** 2)
+        >>> with jl.spread():
+        ...     gradient = jax.jit(jax.grad(loss))(params)
+        >>> gradient.kernel.shape
+        (8, 16)
+    """
+    if devices is not None:
+        check_size("devices", devices)
+    wanted = devices or _cores()
+    _ask_for_devices(wanted)
+    found = jax.devices()
+    if devices is not None and devices > len(found):
+        raise ValueError(
+            f"`devices` must be at most {len(found)}, the devices that JAX has begun with, got "
+            f"{devices}: enter `spread` before the first computation"
+        )
+    if found[0].platform == "cpu" and len(found) == 1 < wanted:
+        warnings.warn(
+            f"`spread` has one device for {wanted} cores, because JAX had begun before: enter it "
+            "before the first computation",
+            stacklevel=3,
+        )
+    count = devices or len(found)
+    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:count])
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _ask_for_devices(count: int) -> None:
+    """Let a CPU count as so many devices, where JAX has not begun and no one else has said so."""
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    config: Any = jax.config
+    if not said and config.jax_num_cpu_devices < 0:
+        with contextlib.suppress(RuntimeError):  # JAX has begun
+            jax.config.update("jax_num_cpu_devices", count)
+
+
+def run_spread(
+    engine: Callable[..., Any], cell: Cell, options: Any, params: Params, laid: Any
+) -> tuple[Any, Carry, Carry]:
+    """Run a backend on the shares of a batch where the mesh of the context says so."""
+    mesh = jax.sharding.get_abstract_mesh()
+    rows = _rows(cell, laid)
+    automatic = [
+        axis
+        for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind == AxisType.Auto
+    ]
+    count = mesh.shape[AXIS] if AXIS in automatic else 1
+    if count == 1 or rows is None or rows < count:
+        return engine(cell, options, params, laid)
+    along, across = PartitionSpec(None, AXIS), PartitionSpec(AXIS)
+    specs = type(laid)(xs=along, valid=along, reset=along, initial=across, first=across)
+    missing = -rows % count
+
+    def each(change: Callable[..., Any], parts: Any, places: Any) -> list[Any]:
+        """Change every array of some parts at the dimension that is spread."""
+        axes = [list(place).index(AXIS) for place in places]
+        return [
+            jax.tree.map(functools.partial(change, axis=axis), part)
+            for part, axis in zip(parts, axes, strict=True)
+        ]
+
+    if missing:
+        laid = type(laid)(*each(functools.partial(_fill, missing=missing), laid, specs))
+    spread_out = jax.shard_map(
+        lambda params, laid: engine(cell, options, params, laid),
+        in_specs=(PartitionSpec(), specs),
+        out_specs=(along, across, along),
+        axis_names={AXIS},
+        check_vma=False,
+    )
+    results = spread_out(params, laid)
+    if missing:
+        take = functools.partial(jax.lax.slice_in_dim, start_index=0, limit_index=rows)
+        results = each(take, results, (along, across, along))
+    outputs, final, carries = results
+    return outputs, final, carries
+
+
+def _fill(a: Any, *, axis: int, missing: int) -> Any:
+    """Repeat the last row, which is as good as any: zeros might not be."""
+    last = jax.lax.slice_in_dim(a, a.shape[axis] - 1, a.shape[axis], axis=axis)
+    return jnp.concatenate([a, *[last] * missing], axis=axis)
+
+
+def _rows(cell: Cell, laid: Any) -> int | None:
+    """The rows of the first dimension of the batch, if every part of the carry has them."""
+    batch_shape = laid.xs.shape[1 : laid.xs.ndim - len(cell.input_shape)]
+    leaves = jax.tree.leaves((laid.initial, laid.first))
+    if not batch_shape or any(leaf.shape[: len(batch_shape)] != batch_shape for leaf in leaves):
+        return None
+    return batch_shape[0]

@@ -1,0 +1,171 @@
+"""A batch over several devices gives what one device gives, derivatives too."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells_table import random_params
+
+import jaxlstm as jl
+
+pytestmark = pytest.mark.usefixtures("x64", "compile_fast")
+
+SOME = {
+    "rnn": jl.rnn(input_size=3, hidden_size=4),
+    "gru": jl.gru(input_size=3, hidden_size=4),
+    "stack": jl.stack(jl.lstm(input_size=3, hidden_size=4), jl.lstm(input_size=4, hidden_size=2)),
+    "bidirectional": jl.bidirectional(*[jl.lstm(input_size=3, hidden_size=4)] * 2),
+    "one feature": jl.lstm(input_size=1, hidden_size=4),
+    "video": jl.conv_lstm(input_shape=(3, 2, 1), filters=2),
+    "masks": jl.recurrent_dropout(jl.gru(input_size=3, hidden_size=4), rate=0.5),
+    "noise": jl.dropout(jl.lstm(input_size=3, hidden_size=4), rate=0.5),
+}
+KEY = jax.random.key(7)
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def is_spread(a):
+    return len(a.sharding.device_set) == 2 and not a.sharding.is_fully_replicated
+
+
+def case(cell, rows, steps=7):
+    inputs = jax.random.normal(jax.random.key(1), (rows, steps, *cell.input_shape), jnp.float64)
+    options = {
+        "lengths": jnp.arange(rows) % (steps + 1),
+        "resets": jax.random.bernoulli(jax.random.key(2), 0.2, (rows, steps)),
+    }
+    return random_params(cell), inputs, options
+
+
+def derivatives(cell, backend="auto", **options):
+    key = KEY if cell.stochastic else None
+
+    def loss(params, inputs):
+        out = jl.unroll(cell, params, inputs, backend=backend, key=key, **options)
+        floats = [a for a in jax.tree.leaves(out) if jnp.issubdtype(a.dtype, jnp.floating)]
+        return sum(jnp.sum(jnp.sin((i + 1) * a)) for i, a in enumerate(floats)), out.outputs
+
+    def both(params, inputs):
+        found = jax.value_and_grad(loss, (0, 1), has_aux=True)
+        ones = jax.tree.map(jnp.ones_like, (params, inputs))
+        return found(params, inputs), jax.jvp(lambda *a: loss(*a)[0], (params, inputs), ones)
+
+    return jax.jit(both)
+
+
+@pytest.mark.parametrize("rows", [8, 5])
+@pytest.mark.parametrize("name", SOME)
+def test_spread_equals_one_device(name, rows):
+    cell = SOME[name]
+    params, inputs, options = case(cell, rows)
+    run = derivatives(cell, reverse=True, return_carries=True, **options)
+    alone = run(params, inputs)
+    with jl.spread():
+        over = run(params, inputs)
+    assert not is_spread(alone[0][0][1])
+    assert is_spread(over[0][0][1]) == (name != "noise" and rows == 8)
+    jax.tree.map(close, over, alone)
+
+
+@pytest.mark.parametrize("backend", ["scan", "fused"])
+def test_the_devices_do_not_wait_for_each_other_within_the_scan(backend):
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params, inputs, options = case(cell, 8, steps=40)
+    run = derivatives(cell, backend, **options)
+    with jl.spread():
+        text = run.lower(params, inputs).compile().as_text()
+        over = run(params, inputs)
+    jax.tree.map(close, over, run(params, inputs))
+    # Every exchange stands in the main computation, none in the body of a loop.
+    before, main = text.split("\nENTRY ")
+    assert "all-reduce" in main
+    for word in ("all-reduce(", "all-gather(", "collective-permute(", "all-to-all("):
+        assert word not in before
+
+
+def test_mapped_and_with_a_carry_and_time_major():
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params, inputs, _ = case(cell, 6)
+    seeds = jnp.stack([inputs, 2 * inputs])
+    carry = jl.LSTMCarry(*jax.random.normal(jax.random.key(3), (2, 6, 4), jnp.float64))
+
+    def run(inputs):
+        x = jnp.moveaxis(inputs, 1, 0)
+        return jl.unroll(cell, params, x, carry=carry, time_major=True)
+
+    alone = jax.vmap(run)(seeds)
+    with jl.spread():
+        jax.tree.map(close, jax.vmap(run)(seeds), alone)
+        jax.tree.map(close, run(inputs), jax.tree.map(lambda a: a[0], alone))
+
+
+def test_what_cannot_be_spread_is_left_alone():
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params, inputs, _ = case(cell, 2)
+    with jl.spread():
+        for x in (inputs[0], inputs[:1]):
+            assert not is_spread(jl.unroll(cell, params, x).outputs)
+        assert is_spread(jl.unroll(cell, params, inputs).outputs)
+    with jl.spread(1):
+        assert not is_spread(jl.unroll(cell, params, inputs).outputs)
+
+
+def test_a_mesh_of_ones_own():
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params, inputs, _ = case(cell, 4)
+    mesh = jax.make_mesh((1, 2), ("model", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    alone = jl.unroll(cell, params, inputs)
+    with jax.set_mesh(mesh):
+        over = jl.unroll(cell, params, inputs)
+    assert is_spread(over.outputs)
+    jax.tree.map(close, over, alone)
+
+
+@pytest.mark.parametrize(
+    ("devices", "kind", "line"),
+    [
+        (0, ValueError, "`devices` must be positive, got 0"),
+        (1.5, TypeError, "`devices` must be an int, got 1.5"),
+        (
+            99,
+            ValueError,
+            "`devices` must be at most 2, the devices that JAX has begun with, got 99: enter "
+            "`spread` before the first computation",
+        ),
+    ],
+)
+def test_mistakes(devices, kind, line):
+    with pytest.raises(kind) as caught, jl.spread(devices):
+        pass
+    assert str(caught.value) == line
+
+
+def alone(code, **more):
+    """What Python prints of some code in a process of its own."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **more}
+    done = subprocess.run(
+        [sys.executable, "-c", "import jax, jaxlstm as jl\n" + code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout + done.stderr
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_a_cpu_has_a_device_for_each_core_where_jax_has_not_begun():
+    assert alone("with jl.spread() as mesh: print(mesh.size)").strip() == str(
+        len(os.sched_getaffinity(0))
+    )
+    late = alone("jax.devices()\nwith jl.spread() as mesh: print(mesh.size)")
+    assert late.startswith("1\n")
+    assert "because JAX had begun before: enter it before the first computation" in late
+    assert alone("with jl.spread(3) as mesh: print(mesh.size)").strip() == "3"
