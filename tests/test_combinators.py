@@ -77,7 +77,7 @@ def test_what_is_masked_goes_round_no_cell():
     cell = jl.residual(jl.bidirectional(LSTM, LSTM, merge="sum"))
     params, inputs = random_params(cell), random_inputs(cell, B, T)
     lengths = jnp.array([4, 1])
-    padded = jnp.where((jnp.arange(T) < lengths[:, None])[..., None], inputs, jnp.nan)
+    padded = jnp.where((jnp.arange(T)[None] < lengths[:, None])[..., None], inputs, jnp.nan)
 
     def loss(params, inputs):
         return jnp.sum(jl.unroll(cell, params, inputs, lengths=lengths).outputs ** 2)
