@@ -1,0 +1,57 @@
+"""One engine in a process of its own: answers on its output, in JSON, what is asked on its input.
+
+A request is `{"do": "prepare" | "time" | "stream", …}`, one on a line.
+"""
+
+import json
+import os
+import sys
+import time
+import warnings
+
+import numpy as np
+from cases import CASES
+from frameworks import ENGINES
+
+LEAST = 0.15
+"""Seconds that a burst of calls takes at least."""
+
+
+def answer(engine, request):
+    """Do what is asked; a new engine, or the one there is, and what to say."""
+    what = request["do"]
+    if what == "prepare":
+        engine = ENGINES[request["engine"]](CASES[request["case"]])
+        seconds, memory = engine.compile()
+        np.savez(request["file"], *engine.results())
+        return engine, {"compile": seconds, "memory": memory}
+    call = engine.stepper() if what == "stream" else getattr(engine, request["call"])
+    begin, count = time.perf_counter(), 0
+    call()
+    if what == "stream":
+        for _ in range(200):
+            call()
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < LEAST:
+        call()
+        count += 1
+    return engine, {"seconds": (time.perf_counter() - begin) / count, "calls": count}
+
+
+def main():
+    """Serve one engine until the input ends."""
+    warnings.simplefilter("ignore")
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the frameworks print goes elsewhere
+    engine = None
+    with ENGINES[sys.argv[1]].context():
+        for line in sys.stdin:
+            try:
+                engine, found = answer(engine, json.loads(line))
+            except Exception as error:
+                found = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(found), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()
