@@ -4,7 +4,7 @@ VENV ?= .venv
 EXTRAS ?= flax,experiments,convert,peers,test
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all abilities lint install clean
+.PHONY: run test test-all abilities bench lint install clean
 
 run: install
 	$(BIN)/jaxlstm study configs/studies/vanishing.toml
@@ -18,6 +18,9 @@ test-all: install
 
 abilities: install
 	$(BIN)/python -m pytest -q -n auto -m ability --abilities=docs/abilities.md
+
+bench: $(VENV)/.bench
+	$(BIN)/python experiments/speed/measure.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -36,6 +39,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.lint: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[lint]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers,torch]'
 	@touch $@
 
 clean:

@@ -126,13 +126,46 @@ def test_how_many_steps_a_dispatch_takes_changes_no_bit(whole, tmp_path):
 
 
 def test_a_seed_does_not_depend_on_the_seeds_beside_it(whole, tmp_path):
-    go(tmp_path / "alone", seeds=(1,))
+    go(tmp_path / "alone", seeds=(1,), train=train(devices=1))
     for one, both in zip(records(tmp_path / "alone"), records(whole), strict=True):
         for name, values in one["metrics"].items():
             assert values == [both["metrics"][name][1]]
     both = states(whole, experiment()).states
     assert same_bits(both[1], states(tmp_path / "alone", experiment(seeds=(1,))).states[0])
     assert not same_bits(both[0].params, both[1].params)
+
+
+def test_one_seed_alone_is_spread_and_goes_on_over_other_devices(whole, tmp_path, monkeypatch):
+    folder = tmp_path / "alone"
+    dispatch = training.loop._Sitting._dispatch
+
+    def interrupted(self, advance, until):
+        if until == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        dispatch(self, advance, until)
+
+    monkeypatch.setattr(training.loop._Sitting, "_dispatch", interrupted)
+    manifest = go(folder, seeds=(1,))
+    assert (manifest.state, manifest.device) == ("interrupted", "cpu x 2")
+    monkeypatch.undo()
+    monkeypatch.setattr(training.seeds, "devices", lambda wanted, seeds: 1)
+    assert training.resume(folder, quiet=True).state == "finished"
+    for one, both in zip(records(folder), records(whole), strict=True):
+        for name, values in one["metrics"].items():
+            assert values == pytest.approx([both["metrics"][name][1]], rel=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seeds", "count"), [("auto", 1, 2), ("auto", 2, 1), (1, 1, 1), (2, 3, 2)]
+)
+def test_devices_are_taken_as_the_config_says(wanted, seeds, count):
+    assert training.seeds.devices(wanted, seeds) == count
+
+
+def test_more_devices_than_there_are_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"^train.devices: expected int <= 2, .* here, got 3$"):
+        go(tmp_path / "r", train=train(devices=3))
+    assert not (tmp_path / "r").exists()
 
 
 def test_vmap_and_threads_agree_to_rounding(whole, tmp_path):

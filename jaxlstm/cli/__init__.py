@@ -85,6 +85,7 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
 
     from jaxlstm import training
 
+    training.ask_for_devices()
     status = 0
     for folder in map(Path, command.resume):
         status = status or _ended(folder, training.resume(folder, quiet=command.quiet))

@@ -26,6 +26,10 @@ class Train(Part, frozen=True, kw_only=True):
         checkpoint_every: the state is saved; at the end only if left out.
         seeds_by: how several seeds run: "vmap" maps the step over them, "threads" runs each by
             itself; "auto" takes "threads" on a CPU and "vmap" elsewhere.
+        devices: over how many devices, on a CPU over how many cores, each batch is spread. "auto"
+            takes all for one seed alone, and one where several seeds run side by side. The numbers
+            of a run depend on it in their rounding, so a run that is to be repeated bit for bit on
+            another machine says it.
     """
 
     steps: Steps
@@ -35,6 +39,7 @@ class Train(Part, frozen=True, kw_only=True):
     evaluate_every: Steps = 1000
     checkpoint_every: Steps | None = None
     seeds_by: Literal["auto", "vmap", "threads"] = "auto"
+    devices: Literal["auto"] | Annotated[int, Meta(ge=1, le=100_000)] = "auto"
 
 
 class Goal(Part, frozen=True, kw_only=True):

@@ -7,3 +7,4 @@ from jaxlstm.training.loop import run as run
 from jaxlstm.training.prepare import Training as Training
 from jaxlstm.training.prepare import prepare as prepare
 from jaxlstm.training.restore import restore as restore
+from jaxlstm.unroll.devices import ask_for_devices as ask_for_devices

@@ -1,5 +1,6 @@
 """From an experiment to a run folder: the loop around the compiled programs."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm import config, runs
+from jaxlstm import config, runs, spread
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar, clock
 from jaxlstm.training import (
@@ -53,7 +54,7 @@ def run(
         question=experiment.question,
         command=command,
         seeds=experiment.seed_list,
-        device=device(),
+        device=device(seeds.devices(experiment.train.devices, len(states))),
         parameters=model.count(states[0].params),
         baselines=training.task.baselines,
     )
@@ -112,6 +113,7 @@ class _Sitting:
         self._latest: dict[str, str] = {}
         self._bar = Bar(training.experiment.name, self._train.steps, done=self._step, quiet=quiet)
         self._how = seeds.choose(self._train.seeds_by)
+        self._devices = seeds.devices(self._train.devices, len(states))
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
         self._spent, self._measuring = 0.0, 0.0
         self._before = states, self._step
@@ -127,7 +129,8 @@ class _Sitting:
             sample_every,
             measure_every,
         )
-        with stop_wish() as wish, self._bar:
+        over = spread(self._devices) if self._devices > 1 else contextlib.nullcontext()
+        with over, stop_wish() as wish, self._bar:
             self._bar.update(self._step, compiling="…")
             advance = seeds.over_seeds(
                 self._training.update.advance,
@@ -296,12 +299,14 @@ class _Sitting:
         return shapes.inputs.shape[1]
 
 
-def device() -> str:
-    """Name what JAX computes on.
+def device(count: int = 1) -> str:
+    """Name what JAX computes on, and over how many of them a batch is spread.
 
     Examples:
-        >>> device() != ""
+        >>> import jax
+        >>> jax.default_backend() != "cpu" or (device(), device(2)) == ("cpu", "cpu x 2")
         True
     """
     found = jax.devices()[0]
-    return found.platform if found.platform == "cpu" else found.device_kind
+    name = found.platform if found.platform == "cpu" else found.device_kind
+    return name if count == 1 else f"{name} x {count}"

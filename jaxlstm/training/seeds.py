@@ -11,10 +11,12 @@ it. On an accelerator one program must fill the device, so `vmap` is the way the
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+
+from jaxlstm.errors import UserError
 
 Mapped = Callable[..., list[Any]]
 
@@ -24,6 +26,20 @@ def choose(how: str) -> str:
     if how != "auto":
         return how
     return "threads" if jax.default_backend() == "cpu" else "vmap"
+
+
+def devices(wanted: Literal["auto"] | int, seeds: int) -> int:
+    """Resolve over how many devices each batch is spread.
+
+    Raises:
+        UserError: when there are not so many.
+    """
+    there = len(jax.devices())
+    if wanted == "auto":
+        return there if seeds == 1 else 1
+    if wanted > there:
+        raise UserError(f"train.devices: expected int <= {there}, the devices here, got {wanted}")
+    return wanted
 
 
 def over_seeds(function: Callable[..., Any], states: Sequence[Any], *rest: Any, how: str) -> Mapped:

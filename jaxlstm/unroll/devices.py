@@ -64,7 +64,7 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     if devices is not None:
         check_size("devices", devices)
     wanted = devices or _cores()
-    _ask_for_devices(wanted)
+    ask_for_devices(wanted)
     found = jax.devices()
     if devices is not None and devices > len(found):
         raise ValueError(
@@ -90,8 +90,12 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _ask_for_devices(count: int) -> None:
-    """Let a CPU count as so many devices, where JAX has not begun and no one else has said so."""
+def ask_for_devices(count: int | None = None) -> None:
+    """Let a CPU count as so many devices, one per core if None.
+
+    Does nothing where JAX has begun, or where its configuration already says how many.
+    """
+    count = count or _cores()
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     config: Any = jax.config
     if not said and config.jax_num_cpu_devices < 0:
