@@ -57,7 +57,9 @@ from jaxlstm.cells import stack as stack
 from jaxlstm.cells import to_dict as to_dict
 from jaxlstm.cells import weight_drop as weight_drop
 from jaxlstm.cells import zoneout as zoneout
+from jaxlstm.unroll import Solved as Solved
 from jaxlstm.unroll import Unrolled as Unrolled
+from jaxlstm.unroll import newton as newton
 from jaxlstm.unroll import spread as spread
 from jaxlstm.unroll import unroll as unroll
 

@@ -176,6 +176,7 @@ def test_a_trial_trains_each_seed_as_it_would_alone():
     assert not (alone.first.cell.kernel == alone.last.cell.kernel).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lenient")  # optax promotes
 def test_carousel_small(tmp_path):
     small = {

@@ -15,6 +15,7 @@ from jaxlstm.unroll.associative import associative_steps
 from jaxlstm.unroll.checks import check_carry
 from jaxlstm.unroll.devices import run_spread
 from jaxlstm.unroll.fused import fused_steps
+from jaxlstm.unroll.newton import Newton, newton_steps
 from jaxlstm.unroll.scan import choose, scan_steps, varying_like
 
 
@@ -29,6 +30,8 @@ ENGINES: dict[str, Callable[..., tuple[Any, Carry, Carry]]] = {
     "scan": scan_steps,
     "fused": fused_steps,
     "associative": associative_steps,
+    "newton": functools.partial(newton_steps, settings=Newton("full")),
+    "quasi-newton": functools.partial(newton_steps, settings=Newton("diagonal")),
 }
 BACKENDS = tuple(ENGINES)
 
@@ -45,7 +48,7 @@ class Options:
     truncate: int | None
     chunk: int | None
     unroll: int
-    backend: str
+    backend: str | Newton
 
 
 class Laid(NamedTuple):
@@ -93,7 +96,10 @@ def run(
         initial,
         first,
     )
-    engine = ENGINES[options.backend]
+    if isinstance(options.backend, Newton):
+        engine = functools.partial(newton_steps, settings=options.backend)
+    else:
+        engine = ENGINES[options.backend]
     outputs, final, carries = run_spread(engine, cell, options, params, laid)
     if options.include_initial:
         join = functools.partial(_join_initial, reverse=options.reverse)

@@ -1,0 +1,296 @@
+"""Any cell in parallel over time: all states at once, by Newton's method on the whole trajectory.
+
+The states s_1 … s_T solve s_t = f_t(s_{t-1}), T equations of which each looks one step back. So a
+Newton step on all of them is a linear recurrence, Δ_t = J_t Δ_{t-1} + r_t with the Jacobians
+J_t = ∂f_t/∂s_{t-1} and the residuals r_t = f_t(s_{t-1}) − s_t, and a linear recurrence takes
+O(log T) turns of an associative scan (Lim et al. 2023, "Parallelizing non-linear sequential models
+over the sequence length"; Gonzalez et al. 2024, "Towards scalable and stable parallelization of
+nonlinear RNNs"). Whatever stands for J, each iteration makes at least one more step right, from the
+first on: there are never more than T. There are few where the network forgets, and about T where it
+is chaotic.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.unroll.scan import choose
+
+JACOBIANS = ("full", "diagonal")
+LEAST_DAMPING = 1 / 16
+COLUMNS = 16
+"""Columns of the Jacobians that are computed at once where only their diagonals are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Newton:
+    """How to iterate; see `jaxlstm.newton`."""
+
+    jacobian: str = "full"
+    tolerance: float | None = None
+    max_iterations: int | None = None
+    report: bool = False
+
+
+class Report(NamedTuple):
+    """How the iterations went, at every step: arrays `[T, *batch]`."""
+
+    iterations: Array
+    residual: Array
+
+
+class _Flags(NamedTuple):
+    """What is known of every step and has no derivative."""
+
+    valid: Array | None
+    reset: Array | None
+
+
+def newton_steps(
+    cell: Cell, options: Any, params: Params, laid: Any, *, settings: Newton
+) -> tuple[Any, Carry, Carry]:
+    """What `scan_steps` gives, within the tolerance; outputs with a `Report` where asked for.
+
+    Raises:
+        ValueError: when the carry has noise, or an option has no parallel form.
+    """
+    for name, value, plain in (
+        ("truncate", options.truncate, None),
+        ("remat", options.chunk, None),
+        ("masked_outputs", options.hold, False),
+    ):
+        if value != plain:
+            raise ValueError(f"`{name}` has no parallel form: use `backend` 'scan' for it")
+    problem = _Problem(cell, laid.xs.ndim - 1 - len(cell.input_shape), settings)
+    problem.check(laid.first)
+    flip = functools.partial(jnp.flip, axis=0) if options.reverse else lambda a: a
+    xs, valid, reset = jax.tree.map(flip, (laid.xs, laid.valid, laid.reset))
+    given = (params, xs, laid.initial, laid.first, _Flags(valid, reset))
+    flat, moved = solve(problem, *given)
+    states = problem.carries(flat, laid.first)
+    found, outputs = problem.steps(params, states, *given[1:])
+    final = jax.tree.map(lambda a, b: a[-1] if len(xs) else b, states, laid.first)
+    if settings.report:
+        off = jnp.max(jnp.abs(problem.vector(found) - flat), axis=-1, initial=0)
+        outputs = (outputs, Report(moved, lax.stop_gradient(off)))
+    outputs, states = jax.tree.map(flip, (outputs, states))
+    return outputs, final, states if options.return_carries else None
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def solve(
+    problem: "_Problem", params: Params, xs: Array, initial: Carry, first: Carry, flags: _Flags
+) -> tuple[Array, Array]:
+    """The states `[T, *batch, D]`, and the last iteration in which each step had to move."""
+    entry = problem.vector(first)
+    length, limit, tolerance = len(xs), problem.settings.max_iterations, problem.settings.tolerance
+    limit = length if limit is None else limit
+    if tolerance is None:
+        tolerance = 8 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(first))
+
+    def residuals(states: Array) -> Array:
+        carries = problem.carries(states, first)
+        found, _ = problem.steps(params, carries, xs, initial, first, flags)
+        return problem.vector(found) - states
+
+    def apart(states: Array, rest: Array) -> Array:
+        """By how much each step is off, in units of the tolerance."""
+        size = jnp.max(jnp.abs(rest), axis=-1, initial=0)
+        scale = jnp.maximum(1, jnp.max(jnp.abs(states), axis=-1, initial=0))
+        return size / (tolerance * scale)
+
+    def worst(off: Array) -> Array:
+        return jnp.max(off, axis=0, initial=0)
+
+    def going(state: Any) -> Array:
+        done, _, off, *_ = state
+        return (done < limit) & ~jnp.all(off <= 1)
+
+    def iterate(state: Any) -> Any:
+        done, (states, rest), off, damping, moved = state
+        moves = _linear(problem.jacobians(params, states, xs, initial, first, flags), rest, damping)
+        # A step that overflows is taken from the step before it alone.
+        moves = jnp.where(jnp.isfinite(states + moves), moves, rest)
+        states = states + moves
+        rest = residuals(states)
+        now = apart(states, rest)
+        worse = ~(worst(now) <= worst(off))
+        more = jnp.clip(2 * damping, LEAST_DAMPING, 1)
+        less = jnp.where(damping > LEAST_DAMPING, damping / 2, 0)
+        damping = jnp.where(worse, more, less)
+        moved = jnp.where(off <= 1, moved, done + 1)
+        return done + 1, (states, rest), now, damping, moved
+
+    states = jnp.broadcast_to(entry, (length, *entry.shape))
+    rest = residuals(states)
+    off = apart(states, rest)
+    damping = jnp.zeros_like(states, shape=states.shape[1:-1])
+    moved = jnp.zeros(off.shape, jnp.int32)
+    state = (jnp.zeros((), jnp.int32), (states, rest), off, damping, moved)
+    _, (states, _), _, _, moved = lax.while_loop(going, iterate, state)
+    return states, moved
+
+
+@solve.defjvp
+def _solve_jvp(problem: "_Problem", primals: Any, tangents: Any) -> Any:
+    """The tangents solve the same recurrence, linearised at the solution."""
+    *given, flags = primals
+    states, moved = solve(problem, *primals)
+    zero = jax.custom_derivatives.zero_from_primal(moved)
+
+    def steps(states: Array, params: Params, xs: Array, initial: Carry, first: Carry) -> Array:
+        carries = problem.carries(states, first)
+        return problem.vector(problem.steps(params, carries, xs, initial, first, flags)[0])
+
+    if problem.settings.jacobian == "diagonal":
+        return (states, moved), (problem.tangents(states, primals, tangents), zero)
+    _, forcing = jax.jvp(functools.partial(steps, states), given, list(tangents[:-1]))
+    params, xs, initial, first = given
+    found = _linear(problem.jacobians(params, states, xs, initial, first, flags), forcing, None)
+    return (states, moved), (found, zero)
+
+
+def _linear(jacobians: Array, rest: Array, damping: Array | None) -> Array:
+    """Solve Δ_t = (1 − k) J_t Δ_{t-1} + r_t from Δ_0 = 0, with full or diagonal Jacobians."""
+    full = jacobians.ndim > rest.ndim
+    if damping is not None:
+        jacobians = jacobians * (1 - damping).reshape(1, *damping.shape, *(1,) * (1 + full))
+
+    def by(a: Array, b: Array) -> Array:
+        return jnp.matmul(a, b, precision="highest") if full else a * b
+
+    def compose(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        return by(b[0], a[0]), by(b[0], a[1]) + b[1]
+
+    if not len(rest):
+        return rest
+    shaped = rest[..., None] if full else rest
+    return lax.associative_scan(compose, (jacobians, shaped))[1].reshape(rest.shape)
+
+
+class _Problem(NamedTuple):
+    """The equations of a cell for a batch, with the carry of a row as one vector of D numbers."""
+
+    cell: Cell
+    axes: int
+    settings: Newton
+
+    def check(self, first: Carry) -> None:
+        """Refuse a carry that is no point of a space."""
+        leaves = jax.tree.leaves(first)
+        floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
+        if not floats or jax.tree.structure(first) != jax.tree.structure(self._like()):
+            raise ValueError(
+                "`backend` 'newton' needs a carry of floats alone, without noise, got "
+                f"{jax.tree.map(jnp.shape, first)}"
+            )
+
+    def vector(self, carry: Carry) -> Array:
+        """Make `[..., D]` of carries whose dimensions before those of the cell are kept."""
+        leaves = jax.tree.leaves(carry)
+        widest = max((leaf.dtype for leaf in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
+        flat = [
+            leaf.reshape(*leaf.shape[: leaf.ndim - one.ndim], one.size).astype(widest)
+            for leaf, one in zip(leaves, jax.tree.leaves(self._like()), strict=True)
+        ]
+        return jnp.concatenate(flat, axis=-1)
+
+    def carries(self, states: Array, like: Carry) -> Carry:
+        """Make carries of `[..., D]`, with the types of `like`."""
+        leaves, structure = jax.tree.flatten(like)
+        found, at = [], 0
+        for leaf, one in zip(leaves, jax.tree.leaves(self._like()), strict=True):
+            part = states[..., at : at + one.size]
+            found.append(part.reshape(*part.shape[:-1], *one.shape).astype(leaf.dtype))
+            at += one.size
+        return structure.unflatten(found)
+
+    def steps(
+        self, params: Params, states: Carry, xs: Array, initial: Carry, first: Carry, flags: _Flags
+    ) -> tuple[Carry, Any]:
+        """All steps at once, each from the state that is said to be before it."""
+        entries = jax.tree.map(lambda a, b: jnp.concatenate([b[None], a[:-1]]), states, first)
+        if not len(xs):
+            entries = states
+        each = functools.partial(self._one, params)
+        return self._over(each)(entries, xs, initial, flags)
+
+    def jacobians(
+        self, params: Params, states: Array, xs: Array, initial: Carry, first: Carry, flags: _Flags
+    ) -> Array:
+        """∂f_t/∂s_{t-1} of every step: `[T, *batch, D, D]`, or their diagonals."""
+        entries = jnp.concatenate([self.vector(first)[None], states[:-1]])[: len(xs)]
+
+        def one(entry: Array, x: Array, initial: Carry, flags: _Flags) -> Array:
+            def step(entry: Array) -> Array:
+                new, _ = self._one(params, self.carries(entry, initial), x, initial, flags)
+                return self.vector(new)
+
+            if self.settings.jacobian == "full":
+                return jax.jacfwd(step)(entry)
+
+            def column(at: Array) -> Array:
+                unit = jnp.zeros_like(entry).at[at].set(1)
+                return jax.jvp(step, (entry,), (unit,))[1][at]
+
+            return lax.map(column, jnp.arange(entry.size), batch_size=COLUMNS)
+
+        return self._over(one)(entries, xs, initial, flags)
+
+    def tangents(self, states: Array, primals: Any, tangents: Any) -> Array:
+        """Tangents of the states, one step after the other."""
+        params, xs, initial, first, flags = primals
+        dparams, dxs, dinitial, dfirst, _ = tangents
+        entries = jnp.concatenate([self.vector(first)[None], states[:-1]])[: len(xs)]
+        rows = self._rows(self._one_of)
+
+        def step(before: Array, now: Any) -> tuple[Array, Array]:
+            entry, x, dx, flags = now
+
+            def found(params: Params, entry: Array, x: Array, initial: Carry) -> Array:
+                return rows(params, entry, x, initial, flags)
+
+            given = (params, entry, x, initial)
+            _, after = jax.jvp(found, given, (dparams, before, dx, dinitial))
+            return after, after
+
+        return lax.scan(step, self.vector(dfirst), (entries, xs, dxs, flags))[1]
+
+    def _one_of(
+        self, params: Params, entry: Array, x: Array, initial: Carry, flags: _Flags
+    ) -> Array:
+        return self.vector(self._one(params, self.carries(entry, initial), x, initial, flags)[0])
+
+    def _one(
+        self, params: Params, carry: Carry, x: Array, initial: Carry, flags: _Flags
+    ) -> tuple[Carry, Any]:
+        """One step of one row, with what is masked and reset."""
+        if flags.reset is not None:
+            carry = choose(flags.reset, initial, carry)
+        if flags.valid is None:
+            return self.cell.step(params, carry, x)
+        x = choose(flags.valid, x, jnp.zeros_like(x))
+        new, output = self.cell.step(params, carry, x)
+        nothing = jax.tree.map(jnp.zeros_like, output)
+        return choose(flags.valid, new, carry), choose(flags.valid, output, nothing)
+
+    def _rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        for _ in range(self.axes):
+            function = jax.vmap(function, in_axes=(None, 0, 0, 0, 0))
+        return function
+
+    def _over(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        for _ in range(self.axes):
+            function = jax.vmap(function)
+        return jax.vmap(function, in_axes=(0, 0, None, 0))
+
+    def _like(self) -> Any:
+        """The carry of one row, as shapes."""
+        params = jax.eval_shape(self.cell.init, jax.random.key(0))
+        return jax.eval_shape(lambda params: self.cell.initial_carry(params, ()), params)

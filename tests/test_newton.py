@@ -1,0 +1,205 @@
+"""Parallel in time: the scan's values within the tolerance, its derivatives, and when it pays."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlstm as jl
+
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
+B, T = 3, 40
+LENGTHS = jnp.array([0, T, 17], jnp.int32)
+RESETS = jax.random.bernoulli(jax.random.key(3), 0.1, (B, T))
+MASK = jax.random.bernoulli(jax.random.key(4), 0.7, (B, T))
+OPTIONS = {
+    "plain": {},
+    "lengths": {"lengths": LENGTHS},
+    "all": {"resets": RESETS, "reverse": True, "mask": MASK, "return_carries": True},
+}
+CELLS = [
+    jl.lstm(input_size=3, hidden_size=4, peepholes=True),
+    jl.gru(input_size=3, hidden_size=4, reset_after=False),
+    jl.mlstm(input_size=3, hidden_size=4),
+    jl.conv_lstm(input_shape=(4, 5, 1), filters=2, kernel_size=3),
+    jl.stack(
+        jl.rnn(input_size=3, hidden_size=4),
+        jl.bidirectional(
+            jl.mgu(input_size=4, hidden_size=3), jl.indrnn(input_size=4, hidden_size=2)
+        ),
+    ),
+]
+
+
+def drawn(tree, key):
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten(
+        [jax.random.normal(k, a.shape) / 2 for k, a in zip(keys, leaves, strict=True)]
+    )
+
+
+def case(cell, length=T):
+    params = drawn(cell.init(jax.random.key(0)), jax.random.key(1))
+    inputs = jax.random.normal(jax.random.key(2), (B, length, *cell.input_shape))
+    return params, inputs, drawn(cell.initial_carry(params, (B,)), jax.random.key(5))
+
+
+def masked(inputs, options):
+    if "lengths" not in options:
+        return inputs
+    valid = jnp.arange(T, dtype=jnp.int32)[None] < LENGTHS[:, None]
+    return jnp.where(valid.reshape(B, T, *(1,) * (inputs.ndim - 2)), inputs, jnp.nan)
+
+
+@pytest.mark.parametrize("backend", ["newton", "quasi-newton"])
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        pytest.param(
+            cell, name, marks=[] if cell is CELLS[0] or name == "all" else pytest.mark.slow
+        )
+        for cell in CELLS
+        for name in OPTIONS
+    ],
+)
+def test_values_and_derivatives_are_those_of_the_scan(cell, name, backend):
+    options = OPTIONS[name]
+    with jax.enable_x64(True):
+        params, inputs, carry = case(cell)
+        inputs = masked(inputs, options)
+
+        def loss(params, inputs, carry, backend):
+            out = jl.unroll(cell, params, inputs, carry=carry, backend=backend, **options)
+            leaves = enumerate(jax.tree.leaves(out))
+            return sum((jnp.sum(jnp.sin((i + 1) * leaf)) for i, leaf in leaves), jnp.zeros(())), out
+
+        found = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+        scan = found(params, inputs, carry, "scan")
+        other = found(params, inputs, carry, backend)
+        for a, b in zip(jax.tree.leaves(scan), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-7, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", ["newton", "quasi-newton"])
+def test_derivatives_of_the_second_order_and_forwards(backend, x64):
+    cell = jl.gru(input_size=3, hidden_size=4)
+    given = case(cell, 12)
+    tangents = drawn(given, jax.random.key(6))
+
+    def loss(params, inputs, carry, backend):
+        return jnp.sum(jl.unroll(cell, params, inputs, carry=carry, backend=backend).outputs ** 3)
+
+    def derivatives(backend):
+        one = functools.partial(loss, backend=backend)
+        return jax.jvp(one, given, tangents), jax.jvp(jax.grad(one, (0, 1, 2)), given, tangents)
+
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-11)
+    jax.tree.map(close, derivatives(backend), derivatives("scan"))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 3), (2, 5, 9, 3)])
+def test_any_length_and_batch_also_mapped(shape):
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params = case(cell)[0]
+    inputs = jax.random.normal(jax.random.key(2), shape)
+    scan, newton = (jl.unroll(cell, params, inputs, backend=b) for b in ("scan", "newton"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), newton, scan)
+    if len(shape) == 4:
+        rows = jax.vmap(lambda x: jl.newton(cell, params, x).outputs)(inputs)
+        np.testing.assert_allclose(rows, scan.outputs, atol=1e-5)
+
+
+def random_rnn(gain, size=16):
+    cell = jl.rnn(input_size=2, hidden_size=size)
+    params = drawn(cell.init(jax.random.key(0)), jax.random.key(3))
+    kernel = gain * jax.random.normal(jax.random.key(1), (size, size)) / size**0.5
+    return cell, params._replace(recurrent_kernel=kernel)
+
+
+def test_few_iterations_where_the_network_forgets_and_many_where_it_is_chaotic(x64):
+    inputs = 0.1 * jax.random.normal(jax.random.key(2), (4, 300, 2))
+    found = {}
+    for gain in (0.5, 3.0):
+        cell, params = random_rnn(gain)
+        solved = jl.newton(cell, params, inputs)
+        assert solved.iterations.shape == solved.residual.shape == (4, 300)
+        assert solved.residual.max() < 1e-14
+        found[gain] = int(solved.iterations.max())
+        if gain < 1:
+            np.testing.assert_allclose(
+                solved.outputs, jl.unroll(cell, params, inputs).outputs, atol=1e-13
+            )
+    assert found[0.5] <= 8
+    assert 30 < found[3.0] <= 300
+
+
+def test_a_network_that_overflows_is_solved_all_the_same(x64):
+    cell, params = random_rnn(40.0)
+    inputs = jax.random.normal(jax.random.key(2), (2, 400, 2))
+    solved = jl.newton(cell, params, inputs)
+    assert solved.residual.max() < 1e-14
+    before = jnp.concatenate([jnp.zeros((2, 1, 16)), solved.outputs[:, :-1]], axis=1)
+    again = jax.vmap(jax.vmap(lambda h, x: cell.step(params, jl.RNNCarry(h), x)[1]))(before, inputs)
+    np.testing.assert_allclose(again, solved.outputs, atol=1e-13)
+
+
+def test_after_n_iterations_the_first_n_steps_are_right(x64):
+    cell, params = random_rnn(3.0)
+    inputs = jax.random.normal(jax.random.key(2), (1, 60, 2))
+    scan = jl.unroll(cell, params, inputs).outputs
+    for jacobian in ("full", "diagonal"):
+        solved = jl.newton(cell, params, inputs, jacobian=jacobian, max_iterations=5)
+        np.testing.assert_allclose(solved.outputs[:, :5], scan[:, :5], atol=1e-12)
+        assert solved.residual[:, 30:].max() > 1e-3
+        assert int(solved.iterations.max()) == 5
+
+
+def test_the_tolerance_is_met_and_the_diagonal_takes_more_iterations():
+    cell = jl.gru(input_size=2, hidden_size=8)
+    params = cell.init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (2, 200, 2))
+    full, diagonal, rough = (
+        jl.newton(cell, params, inputs, **options)
+        for options in ({}, {"jacobian": "diagonal"}, {"tolerance": 1e-2})
+    )
+    assert full.residual.max() <= 1e-6 and diagonal.residual.max() <= 1e-6
+    assert rough.residual.max() <= 1e-2
+    assert rough.iterations.max() < full.iterations.max() < diagonal.iterations.max() < 50
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "line"),
+    [
+        (CELLS[0], {"truncate": 3}, "`truncate` has no parallel form"),
+        (CELLS[0], {"remat": "sqrt"}, "`remat` has no parallel form"),
+        (CELLS[0], {"masked_outputs": "hold"}, "`masked_outputs` has no parallel form"),
+        (
+            jl.recurrent_dropout(CELLS[1], rate=0.5),
+            {"key": jax.random.key(0)},
+            "`backend` 'newton' needs a carry of floats alone, without noise, got",
+        ),
+    ],
+)
+def test_what_has_no_parallel_form_is_refused(cell, options, line):
+    with pytest.raises(ValueError, match=line):
+        jl.unroll(cell, case(cell)[0], jnp.ones((2, 5, 3)), backend="newton", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"jacobian": "half"}, r"`jacobian` must be one of \['full', 'diagonal'\], got 'half'"),
+        ({"tolerance": 0.0}, "`tolerance` must be a positive float, got 0.0"),
+        ({"max_iterations": 0}, "`max_iterations` must be positive, got 0"),
+        ({"cell": CELLS[4]}, "`cell` must be one layer: solve those of stack"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(options, line):
+    options = {"cell": CELLS[0]} | options
+    cell = options.pop("cell")
+    with pytest.raises(ValueError, match=line):
+        jl.newton(cell, cell.init(jax.random.key(0)), jnp.ones((2, 5, 3)), **options)
