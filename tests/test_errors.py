@@ -376,7 +376,8 @@ MISTAKES = {
     "unknown backend": (
         lambda: unroll(backend="cudnn"),
         ValueError,
-        "`backend` must be one of ['auto', 'scan', 'fused', 'associative', 'newton', 'quasi-newton'], got 'cudnn'",
+        "`backend` must be one of ['auto', 'scan', 'fused', 'associative', 'newton', "
+        "'quasi-newton'], got 'cudnn'",
     ),
     "seed as key": (
         lambda: unroll(key=0),

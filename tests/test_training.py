@@ -160,6 +160,8 @@ def test_one_seed_alone_is_spread_and_goes_on_over_other_devices(whole, tmp_path
 )
 def test_devices_are_taken_as_the_config_says(wanted, seeds, count):
     assert training.seeds.devices(wanted, seeds) == count
+    may = training.seeds.may_spread(experiment(train=train(devices=wanted), seeds=seeds))
+    assert may == (count > 1)
 
 
 def test_more_devices_than_there_are_are_refused_before_anything_is_written(tmp_path):

@@ -83,9 +83,12 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
         raise UserError("run: expected a CONFIG, such as configs/adding.toml, or --resume RUN")
     experiments = _load(command, overrides, "run")
 
-    from jaxlstm import training
+    from jaxlstm import config, training
 
-    training.ask_for_devices()
+    stored = [config.load(Path(folder) / "config.toml") for folder in command.resume]
+    trainings = [c for c in [*experiments, *stored] if isinstance(c, config.Experiment)]
+    if any(map(training.may_spread, trainings)):
+        training.ask_for_devices()
     status = 0
     for folder in map(Path, command.resume):
         status = status or _ended(folder, training.resume(folder, quiet=command.quiet))

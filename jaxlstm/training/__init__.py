@@ -7,4 +7,5 @@ from jaxlstm.training.loop import run as run
 from jaxlstm.training.prepare import Training as Training
 from jaxlstm.training.prepare import prepare as prepare
 from jaxlstm.training.restore import restore as restore
+from jaxlstm.training.seeds import may_spread as may_spread
 from jaxlstm.unroll.devices import ask_for_devices as ask_for_devices

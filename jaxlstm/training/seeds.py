@@ -28,6 +28,15 @@ def choose(how: str) -> str:
     return "threads" if jax.default_backend() == "cpu" else "vmap"
 
 
+def may_spread(experiment: Any) -> bool:
+    """Whether an experiment takes more than one device, where there are more.
+
+    On a CPU that is asked for one device per core, one device alone computes with one core.
+    """
+    wanted = experiment.train.devices
+    return wanted != 1 and (wanted != "auto" or len(experiment.seed_list) == 1)
+
+
 def devices(wanted: Literal["auto"] | int, seeds: int) -> int:
     """Resolve over how many devices each batch is spread.
 
