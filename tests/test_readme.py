@@ -1,5 +1,6 @@
 """The README's figures are those of the run folders it links to, and its links lead somewhere."""
 
+import json
 import re
 import statistics
 from pathlib import Path
@@ -52,6 +53,26 @@ def test_shakespeare():
     (value,), manifest = scores("shakespeare")
     assert f"[{value:.2f} bits per character]" in README
     assert f"needs {manifest.baselines['bigram bits_per_character']:.2f}" in README
+
+
+def test_speed_and_memory():
+    data = json.loads((ROOT / "experiments" / "speed" / "data.json").read_text())
+    rows = [row["engines"] for row in data["rows"] if row["case"][0].isdigit()]
+    times = [{name: found["gradient"]["median"] for name, found in row.items()} for row in rows]
+    peers = ("scan", "keras", "flax", "haiku", "equinox")
+    over_jax = [min(row[peer] for peer in peers) / row["jaxlstm"] for row in times]
+    over_torch = [row["torch"] / row["jaxlstm"] for row in times]
+    assert len(times) == 6
+    found = statistics.geometric_mean(over_jax), statistics.geometric_mean(over_torch)
+    words = "{:.2f} times as fast as the best JAX peer, {:.2f} times as fast as torch"
+    assert words.format(*found) in README
+    memory = json.loads((ROOT / "experiments" / "memory" / "data.json").read_text())
+    long = {row["choice"]: row for row in memory["rows"] if row["T"] == 10_000}
+    fused = long['backend="fused"']
+    assert 1 / fused["memory_ratio"] == pytest.approx(5, abs=0.5)
+    assert f"at {fused['time_ratio']:.2f} of its time".replace("0.", ".") in README
+    ratio = 1 / long['remat="sqrt"']["memory_ratio"]
+    assert f"1/{ratio:.0f} with" in README
 
 
 def test_the_study_met_its_predictions():

@@ -140,7 +140,8 @@ def figure(data, path):
             axis.set_title(f"Speed, {words}: torch is 1, higher is faster")
         axes[1].set_xticks(range(len(rows)), [row["case"].replace(",", ", ") for row in rows])
         axes[1].tick_params(axis="x", rotation=20)
-        axes[0].legend(ncols=4, loc="upper left", fontsize=9)
+        drawn.subplots_adjust(top=0.86)
+        drawn.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="upper center", fontsize=9)
         drawn.savefig(path)
 
 

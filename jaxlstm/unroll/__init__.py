@@ -103,14 +103,15 @@ def unroll(
         remat: memory for time in the backward pass: "none" stores what every step needs; "sqrt"
             stores a carry every √T steps and computes the rest again (Chen et al. 2016); "chunk"
             every 64 steps; an int every so many steps. The numbers are the same; the memory at
-            10,000 steps is 1/19 (`experiments/memory`).
+            10,000 steps is 1/21 (`experiments/memory`).
         unroll: how many steps the compiled loop does in one turn, as in `jax.lax.scan`.
         key: randomness for cells that drop out; without a key nothing is dropped.
         backend: "scan"; "fused", whose values are those of "scan" bit for bit and whose derivatives
             are made of products over some 20 steps at once, from the carries alone, which takes
-            less than half of the time and a quarter of the memory in the backward pass (`lstm`
-            without projection and full gate recurrence, `gru` that resets after the product, `rnn`,
-            and these in `stack`, `residual` and `bidirectional`); "associative", which runs a cell
+            1/4.8 of the memory and .6 to 1 of the time of "scan" for a gradient
+            (`experiments/memory`, `experiments/speed`; `lstm` without projection and full gate
+            recurrence, `gru` that resets after the product, `rnn`, and these in `stack`,
+            `residual` and `bidirectional`); "associative", which runs a cell
             that is linear in its state (`min_gru`, `min_lstm`) in O(log T) turns of a parallel
             scan; "newton" and "quasi-newton", which solve for all steps at once, within 8 units in
             the last place, with full and with diagonal Jacobians (see `newton`); or "auto": "fused"
