@@ -374,10 +374,10 @@ MISTAKES = {
     ),
     "negative remat": (lambda: unroll(remat=-1), ValueError, "`remat` must be positive, got -1"),
     "unknown backend": (
-        lambda: unroll(backend="cudnn"),
+        lambda: unroll(backend="cuda"),
         ValueError,
-        "`backend` must be one of ['auto', 'scan', 'fused', 'associative', 'newton', "
-        "'quasi-newton'], got 'cudnn'",
+        "`backend` must be one of ['auto', 'scan', 'fused', 'associative', 'cudnn', 'newton', "
+        "'quasi-newton'], got 'cuda'",
     ),
     "seed as key": (
         lambda: unroll(key=0),

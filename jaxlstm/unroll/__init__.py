@@ -113,7 +113,9 @@ def unroll(
             recurrence, `gru` that resets after the product, `rnn`, and these in `stack`,
             `residual` and `bidirectional`); "associative", which runs a cell
             that is linear in its state (`min_gru`, `min_lstm`) in O(log T) turns of a parallel
-            scan; "newton" and "quasi-newton", which solve for all steps at once, within 8 units in
+            scan; "cudnn", NVIDIA's kernels for a plain float32 `lstm` and layers of it, which take
+            `lengths`, `reverse` and an initial carry, and have first derivatives in reverse mode
+            alone; "newton" and "quasi-newton", which solve for all steps at once, within 8 units in
             the last place, with full and with diagonal Jacobians (see `newton`); or "auto": "fused"
             for the cells named, without `remat`, "scan" for all others.
 

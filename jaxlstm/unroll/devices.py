@@ -123,7 +123,9 @@ def run_spread(
     if count == 1 or rows is None or rows < count:
         return engine(cell, options, params, laid)
     along, across = PartitionSpec(None, AXIS), PartitionSpec(AXIS)
-    specs = type(laid)(xs=along, valid=along, reset=along, initial=across, first=across)
+    specs = type(laid)(
+        xs=along, valid=along, reset=along, initial=across, first=across, lengths=across
+    )
     missing = -rows % count
 
     def each(change: Callable[..., Any], parts: Any, places: Any) -> list[Any]:

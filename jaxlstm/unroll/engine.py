@@ -13,6 +13,7 @@ from jaxlstm.cells.base import Carry, Cell, Params, start
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.unroll.associative import associative_steps
 from jaxlstm.unroll.checks import check_carry
+from jaxlstm.unroll.cudnn import cudnn_steps
 from jaxlstm.unroll.devices import run_spread
 from jaxlstm.unroll.fused import fused_steps
 from jaxlstm.unroll.newton import Newton, newton_steps
@@ -30,6 +31,7 @@ ENGINES: dict[str, Callable[..., tuple[Any, Carry, Carry]]] = {
     "scan": scan_steps,
     "fused": fused_steps,
     "associative": associative_steps,
+    "cudnn": cudnn_steps,
     "newton": functools.partial(newton_steps, settings=Newton("full")),
     "quasi-newton": functools.partial(newton_steps, settings=Newton("diagonal")),
 }
@@ -61,6 +63,7 @@ class Laid(NamedTuple):
             direction of travel, or None.
         initial: what a reset puts the carry back to.
         first: the carry to begin with.
+        lengths: [*batch], where they alone say what is valid.
     """
 
     xs: Array
@@ -68,6 +71,7 @@ class Laid(NamedTuple):
     reset: Array | None
     initial: Carry
     first: Carry
+    lengths: Array | None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -95,6 +99,7 @@ def run(
         None if resets is None else _boundaries(jnp.moveaxis(resets, axis, 0), options.reverse),
         initial,
         first,
+        lengths if mask is None else None,
     )
     if isinstance(options.backend, Newton):
         engine = functools.partial(newton_steps, settings=options.backend)
