@@ -49,16 +49,18 @@ def cudnn_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[An
     order = jnp.where(valid[..., 0], lengths[:, None] - 1 - steps, steps)[..., None]
     if options.reverse:
         inputs = jnp.take_along_axis(inputs, order, axis=1)
-    start = [leaf.reshape(1, rows, size) for leaf in first]
+    hidden, memory = (leaf.reshape(1, rows, size) for leaf in first)
     # cuDNN wants at least one step of each row: that of an empty row is dropped below.
     some = jnp.maximum(lengths, 1)
-    outputs, *last = _lstm(inputs, *start, _packed(params, size), some, inputs.shape[-1], size)
+    weights, features = _packed(params, size), inputs.shape[-1]
+    outputs, *last = _lstm(inputs, hidden, memory, weights, some, features, size)
     outputs = jnp.where(valid, outputs, 0)
     if options.reverse:
         outputs = jnp.take_along_axis(outputs, order, axis=1)
     empty = (lengths == 0)[None, :, None]
     final = [
-        jnp.where(empty, a, b).reshape(*batch_shape, size) for a, b in zip(start, last, strict=True)
+        jnp.where(empty, a, b).reshape(*batch_shape, size)
+        for a, b in zip((hidden, memory), last, strict=True)
     ]
     outputs = jnp.swapaxes(outputs, 0, 1).reshape(length, *batch_shape, size)
     return outputs, LSTMCarry(*final), None
