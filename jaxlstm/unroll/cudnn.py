@@ -58,10 +58,8 @@ def cudnn_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[An
     if options.reverse:
         outputs = jnp.take_along_axis(outputs, order, axis=1)
     empty = (lengths == 0)[None, :, None]
-    final = [
-        jnp.where(empty, a, b).reshape(*batch_shape, size)
-        for a, b in zip((hidden, memory), last, strict=True)
-    ]
+    final = [jnp.where(empty, a, b) for a, b in zip((hidden, memory), last, strict=True)]
+    final = [leaf.reshape(*batch_shape, size) for leaf in final]
     outputs = jnp.swapaxes(outputs, 0, 1).reshape(length, *batch_shape, size)
     return outputs, LSTMCarry(*final), None
 
