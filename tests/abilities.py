@@ -30,7 +30,7 @@ MEANING = """\
   whose carry is cut by `stop_gradient`.
 - **bf16**: computes and answers in bfloat16, with the memory in float32.
 - **streaming**: `cell.step` in a loop equals `unroll`: in float64 to rounding, in float32 on a CPU
-  to the last bit, or to 4 units in it where `jaxlstm.unroll` says so (`tests/test_streaming.py`).
+  to the last bit, or to some units in it as `jaxlstm.unroll` says (`tests/test_streaming.py`).
 - **fast path**: another backend than the scan, with the same numbers.
 - **layer**: `jl.nn.RNN(cell)` gives the numbers of `unroll`, and plain `jax.grad` goes through it.
 - **flow**: `jl.gradients.flow` gives the gradient at every step's carry.

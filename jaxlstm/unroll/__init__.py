@@ -15,9 +15,10 @@ The contract for sequences, the same for every cell:
 - `reverse` travels from the last step to the first and leaves outputs and carries in the order of
   the inputs.
 - **Streaming**: a loop over `jax.jit(cell.step)` gives the outputs and carries of `unroll`, in
-  float32 on a CPU to the last bit. One row alone (a batch of 1) may differ by up to 4 units in the
-  last place for `min_gru`, `min_lstm` and `zoneout`: its products are fused with the sums that
-  follow, and then rounded once, not twice. A step that is not compiled rounds each operation.
+  float32 on a CPU to the last bit where the products are of some size (seen for 16 units and more).
+  Products of a few numbers are computed in one loop with what follows, and how they are rounded
+  there depends on the program, the batch and the CPU: up to 4 units in the last place were seen. A
+  step that is not compiled rounds each operation.
 """
 
 import functools
