@@ -56,8 +56,16 @@ def drawn(tree, key):
 
 
 @pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(
+            name, options, marks=[] if name == "plain" or options == "reverse" else pytest.mark.slow
+        )
+        for name in CELLS
+        for options in OPTIONS
+    ],
+)
 def test_values_and_gradients_are_those_of_the_scan(name, options):
     cell = CELLS[name]
     params = drawn(cell.init(jax.random.key(0)), jax.random.key(1))

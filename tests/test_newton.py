@@ -9,6 +9,7 @@ import pytest
 
 import jaxlstm as jl
 
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
 B, T = 3, 40
@@ -55,15 +56,18 @@ def masked(inputs, options):
     return jnp.where(valid.reshape(B, T, *(1,) * (inputs.ndim - 2)), inputs, jnp.nan)
 
 
-@pytest.mark.parametrize("backend", ["newton", "quasi-newton"])
 @pytest.mark.parametrize(
-    ("cell", "name"),
+    ("cell", "name", "backend"),
     [
         pytest.param(
-            cell, name, marks=[] if cell is CELLS[0] or name == "all" else pytest.mark.slow
+            cell,
+            name,
+            backend,
+            marks=[] if name == "all" and (cell is CELLS[0] or backend == "newton") else SLOW,
         )
         for cell in CELLS
         for name in OPTIONS
+        for backend in ("newton", "quasi-newton")
     ],
 )
 def test_values_and_derivatives_are_those_of_the_scan(cell, name, backend):

@@ -154,6 +154,7 @@ def test_gates_small(tmp_path):
     assert names == {"adding", "copy"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lenient")
 def test_a_trial_trains_each_seed_as_it_would_alone():
     task = tasks.build(config.Adding(length=6))
@@ -240,6 +241,7 @@ def test_interventions_small(tmp_path):
     assert len(table["rows"]) == 5 * 2 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lenient")  # optax promotes
 def test_reach_small(tmp_path):
     text = tmp_path / "text.txt"
