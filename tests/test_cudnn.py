@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cells_table import random_like, random_params
 from jax.experimental import rnn
 
 import jaxlstm as jl
@@ -47,14 +48,6 @@ def stand_in(monkeypatch):
         monkeypatch.setattr(cudnn, "_lstm", reference)
 
 
-def drawn(tree, key):
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten(
-        [jax.random.normal(k, a.shape, a.dtype) / 2 for k, a in zip(keys, leaves, strict=True)]
-    )
-
-
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -68,12 +61,12 @@ def drawn(tree, key):
 )
 def test_values_and_gradients_are_those_of_the_scan(name, options):
     cell = CELLS[name]
-    params = drawn(cell.init(jax.random.key(0)), jax.random.key(1))
+    params = random_params(cell, dtype=float)
     inputs = jax.random.normal(jax.random.key(2), (B, T, 3))
     if options != "plain":
         valid = jnp.arange(T, dtype=jnp.int32)[None] < LENGTHS[:, None]
         inputs = jnp.where(valid[..., None], inputs, jnp.nan)
-    carry = drawn(cell.initial_carry(params, (B,)), jax.random.key(3))
+    carry = random_like(cell.initial_carry(params, (B,)), 3, float)
 
     def loss(params, inputs, carry, backend):
         out = jl.unroll(cell, params, inputs, carry=carry, backend=backend, **OPTIONS[options])

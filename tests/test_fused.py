@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cells_table import random_like, random_params
 
 import jaxlstm as jl
 from jaxlstm.unroll.folding import folded
@@ -34,22 +35,14 @@ OPTIONS = {
 }
 
 
-def drawn(tree, key, dtype):
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten(
-        [jax.random.normal(k, leaf.shape, dtype) / 2 for k, leaf in zip(keys, leaves, strict=True)]
-    )
-
-
 def case(cell, dtype, options):
-    params = drawn(cell.init(jax.random.key(0)), jax.random.key(1), dtype)
+    params = random_params(cell, dtype=dtype)
     inputs = jax.random.normal(jax.random.key(2), (B, T, 3), dtype)
     if "lengths" in options:
         inputs = jnp.where(
             (jnp.arange(T, dtype=jnp.int32)[None] < LENGTHS[:, None])[..., None], inputs, jnp.nan
         )
-    carry = drawn(cell.initial_carry(params, (B,)), jax.random.key(5), dtype)
+    carry = random_like(cell.initial_carry(params, (B,)), 5, dtype)
     return params, inputs, carry
 
 
@@ -77,7 +70,7 @@ def derivatives(cell, backend, name, given, tangents):
 def test_every_derivative_is_that_of_the_scan(cell, name):
     with jax.enable_x64(True):
         given = case(cell, jnp.float64, OPTIONS[name])
-        tangents = drawn(given, jax.random.key(6), jnp.float64)
+        tangents = random_like(given, 6, jnp.float64)
         scan, fused = (
             derivatives(cell, backend, name, given, tangents) for backend in ("scan", "fused")
         )
@@ -133,8 +126,8 @@ def test_what_is_known_is_multiplied_together():
         return jnp.where(state > 0, kept - jnp.tanh(new) * jax.nn.sigmoid(opened), -2 * kept), kept
 
     with jax.enable_x64(True):
-        at = drawn((jnp.zeros(5), jnp.zeros(10)), jax.random.key(0), jnp.float64)
-        tangents = drawn(at, jax.random.key(1), jnp.float64)
+        at = random_like((jnp.zeros(5), jnp.zeros(10)), 0, jnp.float64)
+        tangents = random_like(at, 1, jnp.float64)
         linear = jax.linearize(merge, *at)[1]
         short = folded(linear, *at)
         jax.tree.map(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cells_table import random_like, random_params
 
 import jaxlstm as jl
 
@@ -35,18 +36,10 @@ CELLS = [
 ]
 
 
-def drawn(tree, key):
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten(
-        [jax.random.normal(k, a.shape) / 2 for k, a in zip(keys, leaves, strict=True)]
-    )
-
-
 def case(cell, length=T):
-    params = drawn(cell.init(jax.random.key(0)), jax.random.key(1))
+    params = random_params(cell, dtype=float)
     inputs = jax.random.normal(jax.random.key(2), (B, length, *cell.input_shape))
-    return params, inputs, drawn(cell.initial_carry(params, (B,)), jax.random.key(5))
+    return params, inputs, random_like(cell.initial_carry(params, (B,)), 5, float)
 
 
 def masked(inputs, options):
@@ -92,7 +85,7 @@ def test_values_and_derivatives_are_those_of_the_scan(cell, name, backend):
 def test_derivatives_of_the_second_order_and_forwards(backend, x64):
     cell = jl.gru(input_size=3, hidden_size=4)
     given = case(cell, 12)
-    tangents = drawn(given, jax.random.key(6))
+    tangents = random_like(given, 6, float)
 
     def loss(params, inputs, carry, backend):
         return jnp.sum(jl.unroll(cell, params, inputs, carry=carry, backend=backend).outputs ** 3)
@@ -119,7 +112,7 @@ def test_any_length_and_batch_also_mapped(shape):
 
 def random_rnn(gain, size=16):
     cell = jl.rnn(input_size=2, hidden_size=size)
-    params = drawn(cell.init(jax.random.key(0)), jax.random.key(3))
+    params = random_params(cell, dtype=float)
     kernel = gain * jax.random.normal(jax.random.key(1), (size, size)) / size**0.5
     return cell, params._replace(recurrent_kernel=kernel)
 

@@ -87,7 +87,7 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
 
     stored = [config.load(Path(folder) / "config.toml") for folder in command.resume]
     trainings = [c for c in [*experiments, *stored] if isinstance(c, config.Experiment)]
-    if any(map(training.may_spread, trainings)):
+    if any(training.may_spread(c.train.devices, len(c.seed_list)) for c in trainings):
         training.ask_for_devices()
     status = 0
     for folder in map(Path, command.resume):

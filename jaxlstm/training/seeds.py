@@ -28,13 +28,12 @@ def choose(how: str) -> str:
     return "threads" if jax.default_backend() == "cpu" else "vmap"
 
 
-def may_spread(experiment: Any) -> bool:
-    """Whether an experiment takes more than one device, where there are more.
+def may_spread(wanted: Literal["auto"] | int, seeds: int) -> bool:
+    """Whether a batch is spread over more than one device, where there are more.
 
     On a CPU that is asked for one device per core, one device alone computes with one core.
     """
-    wanted = experiment.train.devices
-    return wanted != 1 and (wanted != "auto" or len(experiment.seed_list) == 1)
+    return seeds == 1 if wanted == "auto" else wanted > 1
 
 
 def devices(wanted: Literal["auto"] | int, seeds: int) -> int:
@@ -45,7 +44,7 @@ def devices(wanted: Literal["auto"] | int, seeds: int) -> int:
     """
     there = len(jax.devices())
     if wanted == "auto":
-        return there if seeds == 1 else 1
+        return there if may_spread(wanted, seeds) else 1
     if wanted > there:
         raise UserError(f"train.devices: expected int <= {there}, the devices here, got {wanted}")
     return wanted

@@ -241,10 +241,11 @@ def newton(
     r being what is missing. The damping k of a row is 0 until its largest residual grows, is then
     doubled, from 1/16 up to 1, and halved again while it falls: with k = 1 every step is taken from
     the carry before it alone. After n iterations at least the first n steps are right whatever the
-    inputs, so T are always enough, and a network that forgets takes a few. Where the largest
-    Lyapunov exponent is positive it takes about T, and then a scan is faster; and rounding alone
-    separates trajectories, so that this one, whose every step is right, may be another than that of
-    a scan.
+    inputs, so T are always enough, and a network that forgets takes a few: random tanh networks of
+    16 units over 1,000 steps took 4 and 6 at gains .5 and .9. Where the largest Lyapunov exponent
+    is positive it takes a good part of T, there 550 and 700 at gains 1.5 and 3, and a scan is
+    faster; and rounding alone separates trajectories, so that this one, whose every step is right,
+    may be another than that of a scan.
 
     Derivatives, of every mode and order, are those at the solution, by the same linear recurrence;
     with `jacobian="diagonal"` step by step.
@@ -257,7 +258,9 @@ def newton(
         cell: any cell without noise whose carry is made of floats; not a `stack`.
         params: as from `cell.init`.
         inputs: `[B, T, *input_shape]`, as for `unroll`.
-        jacobian: "full", or "diagonal" (quasi-Newton): more iterations, each of them cheap.
+        jacobian: "full", or "diagonal" (quasi-Newton): more iterations, each of them cheap. For
+            units that live mostly on their own, as gated ones do: the random networks above, over
+            300 steps, took 51 and 287.
         tolerance: the largest residual allowed, for a carry with entries above 1 relative to the
             largest; 8 units in the last place of the carry's type if None.
         max_iterations: at which to stop all the same; T if None.

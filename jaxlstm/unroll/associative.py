@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.unroll.checks import check_parallel
 from jaxlstm.unroll.scan import choose
 
 
@@ -24,13 +25,7 @@ def associative_steps(
     """
     if cell.linear is None:
         raise ValueError(f"`backend` 'associative' needs a cell linear in its state, got {cell!r}")
-    for name, value, plain in (
-        ("truncate", options.truncate, None),
-        ("remat", options.chunk, None),
-        ("masked_outputs", options.hold, False),
-    ):
-        if value != plain:
-            raise ValueError(f"`{name}` has no parallel form: use `backend` 'scan' for it")
+    check_parallel(options)
     xs, valid, first = laid.xs, laid.valid, jax.tree.leaves(laid.first)[0]
     if valid is not None:
         xs = choose(valid, xs, jnp.zeros_like(xs))
@@ -43,13 +38,35 @@ def associative_steps(
         written = choose(laid.reset, decay * initial + written, written)
         decay = choose(laid.reset, jnp.zeros_like(decay), decay)
 
-    def compose(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-        return b[0] * a[0], b[0] * a[1] + b[1]
-
-    if xs.shape[0]:
-        decay, written = lax.associative_scan(compose, (decay, written), reverse=options.reverse)
+    decay, written = prefixes(decay, written, reverse=options.reverse)
     states = decay * jnp.broadcast_to(first, decay.shape) + written
     outputs = states if valid is None else choose(valid, states, jnp.zeros_like(states))
     last = first if not xs.shape[0] else states[0 if options.reverse else -1]
     wrap = jax.tree.structure(laid.first).unflatten
     return outputs, wrap([last]), wrap([states]) if options.return_carries else None
+
+
+def prefixes(factors: Array, terms: Array, *, reverse: bool = False) -> tuple[Array, Array]:
+    """Compose all steps s ↦ a s + b up to each, in O(log T) turns.
+
+    Args:
+        factors: a, [T, …, D] for a ⊙ s, or [T, …, D, D] for matrices.
+        terms: b, [T, …, D].
+        reverse: compose from the last step to the first.
+
+    Returns:
+        The factors and terms of the composed steps.
+    """
+    if not len(terms):
+        return factors, terms
+    matrices = factors.ndim > terms.ndim
+
+    def by(a: Array, b: Array) -> Array:
+        return jnp.matmul(a, b, precision="highest") if matrices else a * b
+
+    def compose(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        return by(b[0], a[0]), by(b[0], a[1]) + b[1]
+
+    columns = terms[..., None] if matrices else terms
+    factors, found = lax.associative_scan(compose, (factors, columns), reverse=reverse)
+    return factors, found.reshape(terms.shape)

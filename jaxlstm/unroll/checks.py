@@ -25,6 +25,17 @@ def chunk_length(remat: str | int, length: int) -> int | None:
     return choices[str(remat)]
 
 
+def check_parallel(options: Any) -> None:
+    """Refuse the options that only make sense one step after the other."""
+    for name, value, plain in (
+        ("truncate", options.truncate, None),
+        ("remat", options.chunk, None),
+        ("masked_outputs", options.hold, False),
+    ):
+        if value != plain:
+            raise ValueError(f"`{name}` has no parallel form: use `backend` 'scan' for it")
+
+
 def check_bool(name: str, flag: Any) -> None:
     """Refuse what is no bool."""
     if not isinstance(flag, bool | np.bool_):

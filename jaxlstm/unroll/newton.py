@@ -6,8 +6,8 @@ J_t = ∂f_t/∂s_{t-1} and the residuals r_t = f_t(s_{t-1}) − s_t, and a line
 O(log T) turns of an associative scan (Lim et al. 2023, "Parallelizing non-linear sequential models
 over the sequence length"; Gonzalez et al. 2024, "Towards scalable and stable parallelization of
 nonlinear RNNs"). Whatever stands for J, each iteration makes at least one more step right, from the
-first on: there are never more than T. There are few where the network forgets, and about T where it
-is chaotic.
+first on: there are never more than T. There are few where the network forgets, and a good part of T
+where it is chaotic.
 """
 
 import dataclasses
@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.unroll.associative import prefixes
+from jaxlstm.unroll.checks import check_parallel
 from jaxlstm.unroll.scan import choose
 
 JACOBIANS = ("full", "diagonal")
@@ -60,24 +62,18 @@ def newton_steps(
     Raises:
         ValueError: when the carry has noise, or an option has no parallel form.
     """
-    for name, value, plain in (
-        ("truncate", options.truncate, None),
-        ("remat", options.chunk, None),
-        ("masked_outputs", options.hold, False),
-    ):
-        if value != plain:
-            raise ValueError(f"`{name}` has no parallel form: use `backend` 'scan' for it")
+    check_parallel(options)
     problem = _Problem(cell, laid.xs.ndim - 1 - len(cell.input_shape), settings)
     problem.check(laid.first)
     flip = functools.partial(jnp.flip, axis=0) if options.reverse else lambda a: a
     xs, valid, reset = jax.tree.map(flip, (laid.xs, laid.valid, laid.reset))
     given = (params, xs, laid.initial, laid.first, _Flags(valid, reset))
     flat, moved = solve(problem, *given)
+    found, outputs = problem.steps(flat, *given)
     states = problem.carries(flat, laid.first)
-    found, outputs = problem.steps(params, states, *given[1:])
     final = jax.tree.map(lambda a, b: a[-1] if len(xs) else b, states, laid.first)
     if settings.report:
-        off = jnp.max(jnp.abs(problem.vector(found) - flat), axis=-1, initial=0)
+        off = jnp.max(jnp.abs(found - flat), axis=-1, initial=0)
         outputs = (outputs, Report(moved, lax.stop_gradient(off)))
     outputs, states = jax.tree.map(flip, (outputs, states))
     return outputs, final, states if options.return_carries else None
@@ -95,9 +91,7 @@ def solve(
         tolerance = 8 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(first))
 
     def residuals(states: Array) -> Array:
-        carries = problem.carries(states, first)
-        found, _ = problem.steps(params, carries, xs, initial, first, flags)
-        return problem.vector(found) - states
+        return problem.steps(states, params, xs, initial, first, flags)[0] - states
 
     def apart(states: Array, rest: Array) -> Array:
         """By how much each step is off, in units of the tolerance."""
@@ -114,7 +108,7 @@ def solve(
 
     def iterate(state: Any) -> Any:
         done, (states, rest), off, damping, moved = state
-        moves = _linear(problem.jacobians(params, states, xs, initial, first, flags), rest, damping)
+        moves = _linear(problem.jacobians(states, params, xs, initial, first, flags), rest, damping)
         # A step that overflows is taken from the step before it alone.
         moves = jnp.where(jnp.isfinite(states + moves), moves, rest)
         states = states + moves
@@ -143,35 +137,23 @@ def _solve_jvp(problem: "_Problem", primals: Any, tangents: Any) -> Any:
     *given, flags = primals
     states, moved = solve(problem, *primals)
     zero = jax.custom_derivatives.zero_from_primal(moved)
-
-    def steps(states: Array, params: Params, xs: Array, initial: Carry, first: Carry) -> Array:
-        carries = problem.carries(states, first)
-        return problem.vector(problem.steps(params, carries, xs, initial, first, flags)[0])
-
     if problem.settings.jacobian == "diagonal":
         return (states, moved), (problem.tangents(states, primals, tangents), zero)
-    _, forcing = jax.jvp(functools.partial(steps, states), given, list(tangents[:-1]))
-    params, xs, initial, first = given
-    found = _linear(problem.jacobians(params, states, xs, initial, first, flags), forcing, None)
+
+    def steps(params: Params, xs: Array, initial: Carry, first: Carry) -> Array:
+        return problem.steps(states, params, xs, initial, first, flags)[0]
+
+    _, forcing = jax.jvp(steps, given, list(tangents[:-1]))
+    found = _linear(problem.jacobians(states, *primals), forcing, None)
     return (states, moved), (found, zero)
 
 
 def _linear(jacobians: Array, rest: Array, damping: Array | None) -> Array:
     """Solve Δ_t = (1 − k) J_t Δ_{t-1} + r_t from Δ_0 = 0, with full or diagonal Jacobians."""
-    full = jacobians.ndim > rest.ndim
     if damping is not None:
-        jacobians = jacobians * (1 - damping).reshape(1, *damping.shape, *(1,) * (1 + full))
-
-    def by(a: Array, b: Array) -> Array:
-        return jnp.matmul(a, b, precision="highest") if full else a * b
-
-    def compose(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-        return by(b[0], a[0]), by(b[0], a[1]) + b[1]
-
-    if not len(rest):
-        return rest
-    shaped = rest[..., None] if full else rest
-    return lax.associative_scan(compose, (jacobians, shaped))[1].reshape(rest.shape)
+        shape = (1, *damping.shape, *(1,) * (jacobians.ndim - 1 - damping.ndim))
+        jacobians = jacobians * (1 - damping).reshape(shape)
+    return prefixes(jacobians, rest)[1]
 
 
 class _Problem(NamedTuple):
@@ -212,25 +194,20 @@ class _Problem(NamedTuple):
         return structure.unflatten(found)
 
     def steps(
-        self, params: Params, states: Carry, xs: Array, initial: Carry, first: Carry, flags: _Flags
-    ) -> tuple[Carry, Any]:
+        self, states: Array, params: Params, xs: Array, initial: Carry, first: Carry, flags: _Flags
+    ) -> tuple[Array, Any]:
         """All steps at once, each from the state that is said to be before it."""
-        entries = jax.tree.map(lambda a, b: jnp.concatenate([b[None], a[:-1]]), states, first)
-        if not len(xs):
-            entries = states
-        each = functools.partial(self._one, params)
-        return self._over(each)(entries, xs, initial, flags)
+        entries = self._entries(states, first)
+        return self._over(self._one)(params, entries, xs, initial, flags)
 
     def jacobians(
-        self, params: Params, states: Array, xs: Array, initial: Carry, first: Carry, flags: _Flags
+        self, states: Array, params: Params, xs: Array, initial: Carry, first: Carry, flags: _Flags
     ) -> Array:
         """∂f_t/∂s_{t-1} of every step: `[T, *batch, D, D]`, or their diagonals."""
-        entries = jnp.concatenate([self.vector(first)[None], states[:-1]])[: len(xs)]
 
-        def one(entry: Array, x: Array, initial: Carry, flags: _Flags) -> Array:
+        def one(params: Params, entry: Array, *rest: Any) -> Array:
             def step(entry: Array) -> Array:
-                new, _ = self._one(params, self.carries(entry, initial), x, initial, flags)
-                return self.vector(new)
+                return self._one(params, entry, *rest)[0]
 
             if self.settings.jacobian == "full":
                 return jax.jacfwd(step)(entry)
@@ -241,44 +218,45 @@ class _Problem(NamedTuple):
 
             return lax.map(column, jnp.arange(entry.size), batch_size=COLUMNS)
 
-        return self._over(one)(entries, xs, initial, flags)
+        return self._over(one)(params, self._entries(states, first), xs, initial, flags)
 
     def tangents(self, states: Array, primals: Any, tangents: Any) -> Array:
         """Tangents of the states, one step after the other."""
         params, xs, initial, first, flags = primals
         dparams, dxs, dinitial, dfirst, _ = tangents
-        entries = jnp.concatenate([self.vector(first)[None], states[:-1]])[: len(xs)]
-        rows = self._rows(self._one_of)
+        rows = self._rows(self._one)
 
         def step(before: Array, now: Any) -> tuple[Array, Array]:
             entry, x, dx, flags = now
 
             def found(params: Params, entry: Array, x: Array, initial: Carry) -> Array:
-                return rows(params, entry, x, initial, flags)
+                return rows(params, entry, x, initial, flags)[0]
 
             given = (params, entry, x, initial)
             _, after = jax.jvp(found, given, (dparams, before, dx, dinitial))
             return after, after
 
-        return lax.scan(step, self.vector(dfirst), (entries, xs, dxs, flags))[1]
+        steps = (self._entries(states, first), xs, dxs, flags)
+        return lax.scan(step, self.vector(dfirst), steps)[1]
 
-    def _one_of(
-        self, params: Params, entry: Array, x: Array, initial: Carry, flags: _Flags
-    ) -> Array:
-        return self.vector(self._one(params, self.carries(entry, initial), x, initial, flags)[0])
+    def _entries(self, states: Array, first: Carry) -> Array:
+        """The state before every step."""
+        return jnp.concatenate([self.vector(first)[None], states])[: len(states)]
 
     def _one(
-        self, params: Params, carry: Carry, x: Array, initial: Carry, flags: _Flags
-    ) -> tuple[Carry, Any]:
+        self, params: Params, entry: Array, x: Array, initial: Carry, flags: _Flags
+    ) -> tuple[Array, Any]:
         """One step of one row, with what is masked and reset."""
+        carry = self.carries(entry, initial)
         if flags.reset is not None:
             carry = choose(flags.reset, initial, carry)
-        if flags.valid is None:
-            return self.cell.step(params, carry, x)
-        x = choose(flags.valid, x, jnp.zeros_like(x))
+        if flags.valid is not None:
+            x = choose(flags.valid, x, jnp.zeros_like(x))
         new, output = self.cell.step(params, carry, x)
-        nothing = jax.tree.map(jnp.zeros_like, output)
-        return choose(flags.valid, new, carry), choose(flags.valid, output, nothing)
+        if flags.valid is not None:
+            new = choose(flags.valid, new, carry)
+            output = choose(flags.valid, output, jax.tree.map(jnp.zeros_like, output))
+        return self.vector(new), output
 
     def _rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
         for _ in range(self.axes):
@@ -286,9 +264,7 @@ class _Problem(NamedTuple):
         return function
 
     def _over(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        for _ in range(self.axes):
-            function = jax.vmap(function)
-        return jax.vmap(function, in_axes=(0, 0, None, 0))
+        return jax.vmap(self._rows(function), in_axes=(None, 0, 0, None, 0))
 
     def _like(self) -> Any:
         """The carry of one row, as shapes."""
