@@ -500,9 +500,7 @@ def test_verdicts_are_computed(values, every, median):
 @pytest.mark.parametrize("how", ["threads", "vmap"])
 def test_mapping_over_seeds_gives_each_its_own(how):
     given = [{"a": jnp.full(3, float(i))} for i in range(4)]
-    mapped = seeds.over_seeds(
-        lambda state, by: jax.tree.map(lambda a: a * by, state), given, jnp.float32(2), how=how
-    )
+    mapped = seeds.over_seeds(lambda state, by: jax.tree.map(lambda a: a * by, state), how=how)
     found = mapped(given, jnp.float32(10))
     assert [float(state["a"][0]) for state in found] == [0, 10, 20, 30]
 

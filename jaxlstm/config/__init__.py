@@ -3,7 +3,10 @@
 from jaxlstm.config.experiment import Experiment as Experiment
 from jaxlstm.config.experiment import Goal as Goal
 from jaxlstm.config.experiment import Gradients as Gradients
+from jaxlstm.config.experiment import Reached as Reached
 from jaxlstm.config.experiment import Sample as Sample
+from jaxlstm.config.experiment import Stop as Stop
+from jaxlstm.config.experiment import Streak as Streak
 from jaxlstm.config.experiment import Train as Train
 from jaxlstm.config.files import Config as Config
 from jaxlstm.config.files import dumps as dumps

@@ -11,21 +11,48 @@ from jaxlstm.config.penalty import Penalty
 from jaxlstm.config.tasks import Task
 
 
+class Streak(Kind, frozen=True, kw_only=True, tag="streak"):
+    """A seed stops when its last updates were good enough, each taken before it was learnt from.
+
+    Args:
+        window: how many updates are looked at; so many must have been made.
+        metric: the training metric whose mean over them must be smaller than `below`.
+        below: that bound.
+        right: a training metric that must be 0 in every one of them, such as the share of
+            sequences that were wrong; none if left out.
+    """
+
+    window: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
+    metric: str
+    below: float
+    right: str | None = None
+
+
+class Reached(Kind, frozen=True, kw_only=True, tag="goal"):
+    """A seed stops at the first evaluation at which it reaches the goal."""
+
+
+Stop = Streak | Reached
+
+
 class Train(Part, frozen=True, kw_only=True):
     """How long, in what portions, and what is written down on the way.
 
-    Every interval is in steps, a step being one update of the parameters. Only `steps` and
-    `batch_size` change what is learnt.
+    Every interval is in steps, a step being one update of the parameters. Only `steps`,
+    `batch_size` and `stop` change what is learnt.
 
     Args:
-        steps: updates in all.
+        steps: updates in all, at most where there is a stop rule.
         batch_size: sequences of an update.
         steps_per_dispatch: updates that run before Python has a say; a second's worth is good.
         log_every: training metrics are means over so many steps.
         evaluate_every: the evaluation set of the goal is scored; all sets are at the end.
+        evaluate: "goal" for that set alone on the way, "all" for every set.
+        stop: when a seed is done before; each stops by itself. Never if left out.
         checkpoint_every: the state is saved; at the end only if left out.
-        seeds_by: how several seeds run: "vmap" maps the step over them, "threads" runs each by
-            itself; "auto" takes "threads" on a CPU and "vmap" elsewhere.
+        seeds_by: how several seeds run: "vmap" maps the step over them, on a CPU in a group for
+            each core, which suits small networks; "threads" runs each by itself; "auto" takes
+            "threads" on a CPU and "vmap" elsewhere.
         devices: over how many devices, on a CPU over how many cores, each batch is spread. "auto"
             takes all for one seed alone, and one where several seeds run side by side. The numbers
             of a run depend on it in their rounding, so a run that is to be repeated bit for bit on
@@ -37,6 +64,8 @@ class Train(Part, frozen=True, kw_only=True):
     steps_per_dispatch: Steps = 100
     log_every: Steps = 100
     evaluate_every: Steps = 1000
+    evaluate: Literal["goal", "all"] = "goal"
+    stop: Stop | None = None
     checkpoint_every: Steps | None = None
     seeds_by: Literal["auto", "vmap", "threads"] = "auto"
     devices: Literal["auto"] | Annotated[int, Meta(ge=1, le=100_000)] = "auto"

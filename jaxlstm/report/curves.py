@@ -13,6 +13,7 @@ from jaxlstm.report.wording import number
 
 SPLITS = ("train", "validation", "test")
 GRADIENTS = "gradients"  # the split of what was measured of gradients through time
+STOP = "stop"  # the split of how many updates each seed made, which is no curve
 NORMS = ("gradient_norm", "parameter_norm", "update_norm")
 _SHOWN_SEEDS = 5
 
@@ -41,7 +42,7 @@ def figures(records: Iterable[Record], baselines: Mapping[str, float]) -> dict[s
         (through time). What was not recorded is left out.
     """
     everything = _collect(records)
-    measured = {key: steps for key, steps in everything.items() if key[1] != GRADIENTS}
+    measured = {key: steps for key, steps in everything.items() if key[1] not in (GRADIENTS, STOP)}
     through_time = {key: steps for key, steps in everything.items() if key[1] == GRADIENTS}
     names = sorted({name for name, _ in measured}, key=lambda name: (name != "loss", name))
     plain = [name for name in names if "." not in name]

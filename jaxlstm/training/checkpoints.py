@@ -20,11 +20,13 @@ class Checkpoint(NamedTuple):
 
     Args:
         states: the state of each seed.
+        step: the updates done; a seed that stopped by itself has done fewer.
         seconds: how long it has run.
         skipped: checkpoints that were later but could not be read.
     """
 
     states: list[TrainState]
+    step: int
     seconds: float
     skipped: list[Path]
 
@@ -82,7 +84,7 @@ def latest(folder: str | Path, like: Sequence[TrainState]) -> Checkpoint | None:
         states = [
             state._replace(key=jax.random.wrap_key_data(state.key)) for state in plain["states"]
         ]
-        return Checkpoint(states, float(plain["seconds"]), skipped)
+        return Checkpoint(states, int(path.name), float(plain["seconds"]), skipped)
     if skipped:
         raise UserError(f"no checkpoint in '{_room(folder)}' can be read for this config")
     return None

@@ -1,6 +1,7 @@
 """From an experiment to a run folder: the loop around the compiled programs."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ def run(
         parameters=model.count(states[0].params),
         baselines=training.task.baselines,
     )
-    return _Sitting(training, Path(folder), states, 0.0, quiet).run()
+    return _Sitting(training, Path(folder), states, 0, 0.0, quiet).run()
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
@@ -87,12 +88,13 @@ def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
     training = prepare(experiment)
     found = checkpoints.latest(folder, training.shapes())
     states, seconds = (found.states, found.seconds) if found else (training.states(), 0.0)
+    step = found.step if found else 0
     for path in found.skipped if found else ():
         Bar("", 1, quiet=quiet).say(f"{path} cannot be read and is passed over")
     for name in ("metrics.jsonl", "samples.jsonl"):
-        runs.truncate_jsonl(folder, name, int(states[0].step))
+        runs.truncate_jsonl(folder, name, step)
     runs.update_manifest(folder, state="running", reason=None)
-    return _Sitting(training, folder, states, seconds, quiet).run()
+    return _Sitting(training, folder, states, step, seconds, quiet).run()
 
 
 class _Sitting:
@@ -103,19 +105,20 @@ class _Sitting:
         training: Training,
         folder: Path,
         states: list[TrainState],
+        step: int,
         seconds: float,
         quiet: bool,
     ) -> None:
         self._training, self._folder, self._states = training, folder, states
         self._train = training.experiment.train
-        self._step = int(states[0].step)
+        self._step, self._width = step, len(states)
         self._earlier, self._began = seconds, time.monotonic()
         self._latest: dict[str, str] = {}
         self._bar = Bar(training.experiment.name, self._train.steps, done=self._step, quiet=quiet)
         self._how = seeds.choose(self._train.seeds_by)
         self._devices = seeds.devices(self._train.devices, len(states))
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
-        self._spent, self._measuring = 0.0, 0.0
+        self._spent, self._measuring, self._sequences = 0.0, 0.0, 0
         self._before = states, self._step
 
     def run(self) -> runs.Manifest:
@@ -132,18 +135,12 @@ class _Sitting:
         over = spread(self._devices) if self._devices > 1 else contextlib.nullcontext()
         with over, stop_wish() as wish, self._bar:
             self._bar.update(self._step, compiling="…")
-            advance = seeds.over_seeds(
-                self._training.update.advance,
-                self._states,
-                self._training.task.data,
-                jnp.int32(0),
-                how=self._how,
-            )
+            advance = seeds.over_seeds(self._training.update.advance, how=self._how)
             if experiment.gradients:
                 self._prepare_gradients(experiment.gradients)
                 if self._step == 0:
                     self._measure_gradients()
-            while self._step < train.steps and not wish.is_set():
+            while not self._done and not wish.is_set():
                 ahead = [self._step - self._step % every + every for every in intervals if every]
                 until = min(self._step + train.steps_per_dispatch, train.steps, *ahead)
                 self._before = self._states, self._step
@@ -152,44 +149,87 @@ class _Sitting:
                 if fault is not None:
                     return self._end("failed", reason=fault)
                 self._boundary()
-            if self._step < train.steps:
+            if not self._done:
                 self._save()
                 return self._end("interrupted")
             return self._finish()
 
+    @property
+    def _done(self) -> bool:
+        """Whether all updates are made, or every seed has stopped by itself."""
+        return self._step >= self._train.steps or all(self._stopped())
+
+    def _stopped(self) -> list[bool]:
+        return [int(state.stopped) >= 0 for state in self._states]
+
+    def _going(self) -> list[int]:
+        """The seeds that a dispatch takes: those that go on, filled up with some that do not.
+
+        Each number of seeds is a program of its own, so it is only ever halved.
+        """
+        stopped = self._stopped()
+        going = [index for index, end in enumerate(stopped) if not end]
+        while self._width > 1 and len(going) <= self._width // 2:
+            self._width //= 2
+        still = [index for index, end in enumerate(stopped) if end]
+        return sorted(going + still[: max(0, self._width - len(going))])
+
     def _dispatch(self, advance: Callable[..., list[TrainState]], until: int) -> None:
-        began = time.monotonic()
-        steps = jnp.int32(until - self._step)
-        self._states = advance(self._states, self._training.task.data, steps)
+        began, before = time.monotonic(), self._updates()
+        going = self._going()
+        advanced = advance(
+            [self._states[index] for index in going],
+            self._training.task.data,
+            jnp.int32(until - self._step),
+        )
+        states = dict(enumerate(self._states)) | dict(zip(going, advanced, strict=True))
+        self._states, self._step = list(states.values()), until
         self._spent += time.monotonic() - began
-        sequences = (until - self._step) * self._train.batch_size * len(self._states)
+        sequences = (self._updates() - before) * self._train.batch_size
+        self._sequences += sequences
         rate = sequences / (time.monotonic() - began)
-        self._step = until
         task, unit = self._training.task, "sequences/s"
         if task.tokens and task.every_step:
-            rate *= self._window()
+            rate *= self._window
             unit = "characters/s" if task.decode else "symbols/s"
         self._latest["loss"] = f"{self._mean_over_seeds()['loss']:.4g}"
+        if self._train.stop:
+            self._latest["stopped"] = f"{sum(self._stopped())} of {len(self._states)} seeds"
         self._bar.update(until, **self._latest, at=f"{rate:,.0f} {unit}")
+
+    def _updates(self) -> int:
+        """The updates of all seeds so far."""
+        return sum(int(state.step) for state in self._states)
 
     def _boundary(self) -> None:
         """What is due after this step: records, a score, a sample, a checkpoint, in this order."""
         train, sample = self._train, self._training.experiment.sample
         measured = self._training.experiment.gradients
-        last = self._step == train.steps
+        last = self._done
         if last or self._step % train.log_every == 0:
             self._record("train", self._metrics())
         if measured and (last or self._step % measured.every == 0):
             self._measure_gradients()
-        if last:
-            for split in self._training.task.evaluation:
+        if last or self._step % train.evaluate_every == 0:
+            every = last or train.evaluate == "all"
+            for split in self._training.task.evaluation if every else [self._training.goal.split]:
                 self._evaluate(split)
-        elif self._step % train.evaluate_every == 0:
-            self._evaluate(self._training.goal.split)
         if sample and (last or (sample.every and self._step % sample.every == 0)):
             self._sample(sample)
+        # An evaluation may have stopped the last seeds: the rest is then due at this very step.
+        if self._done and not last:
+            return self._boundary()
+        if last and train.stop:
+            self._record("stop", self._stops())
         if last or (train.checkpoint_every and self._step % train.checkpoint_every == 0):
             self._save()
+
+    def _stops(self) -> dict[str, list[float]]:
+        """For each seed how many updates it made, and whether its stop rule ended them."""
+        return {
+            "updates": [float(state.step) for state in self._states],
+            "stopped": [float(end) for end in self._stopped()],
+        }
 
     def _metrics(self) -> dict[str, list[float]]:
         each = [step.mean_metrics(state, self._train.log_every) for state in self._states]
@@ -203,7 +243,7 @@ class _Sitting:
         measure = gradients.build(
             task, network, batch_size=self._train.batch_size, sequences=spec.sequences
         )
-        self._gradients = seeds.over_seeds(measure, self._states, task.data, how=self._how)
+        self._gradients = seeds.over_seeds(measure, how=self._how)
 
     def _measure_gradients(self) -> None:
         """Write down what gradients do, and what share of the time of training that took."""
@@ -220,7 +260,7 @@ class _Sitting:
         params = [state.params for state in self._states]
         if split not in self._evaluations:
             evaluate = evaluation.build(self._training.task, self._training.network)
-            self._evaluations[split] = seeds.over_seeds(evaluate, params, batch, how=self._how)
+            self._evaluations[split] = seeds.over_seeds(evaluate, how=self._how)
         each = jax.device_get(self._evaluations[split](params, batch))
         metrics = {name: [float(scores[name]) for scores in each] for name in each[0]}
         self._record(split, metrics)
@@ -228,6 +268,13 @@ class _Sitting:
         if split == goal.split:
             values = metrics[goal.metric]
             self._latest[f"{split} {goal.metric}"] = f"{sum(values) / len(values):.4g}"
+            if isinstance(self._train.stop, config.Reached):
+                self._states = [
+                    state._replace(stopped=state.step)
+                    if int(state.stopped) < 0 and goal.met(value)
+                    else state
+                    for state, value in zip(self._states, values, strict=True)
+                ]
 
     def _sample(self, sample: config.Sample) -> None:
         task, state = self._training.task, self._states[0]
@@ -258,7 +305,7 @@ class _Sitting:
             if at >= 0:
                 # The dispatch is done again up to that step, from the states before it.
                 states, began = self._before
-                state = advance(states, task.data, jnp.int32(at - began))[index]
+                (state,) = advance([states[index]], task.data, jnp.int32(at - began))
                 key = jax.random.fold_in(state.key, at)
                 batch = task.sample(task.data, key, self._train.batch_size)
                 place = gradients.trace(task, network, state.params, batch)
@@ -277,8 +324,8 @@ class _Sitting:
                 for name, values in record["metrics"].items()
             }
             for record in runs.read_jsonl(self._folder, "metrics.jsonl")
-            if record["step"] == self._train.steps
-            and record["split"] in self._training.task.evaluation
+            if record["step"] == self._step
+            and record["split"] in (*self._training.task.evaluation, "stop")
         }
         summary = scores.summary(final, self._training.goal, self._training.goal_seeds)
         return self._end("finished", summary=summary)
@@ -292,8 +339,9 @@ class _Sitting:
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._began
 
+    @functools.cached_property
     def _window(self) -> int:
-        """The steps of a training sequence."""
+        """The steps of a training sequence, padding among them."""
         task, size = self._training.task, self._train.batch_size
         shapes = jax.eval_shape(lambda d, k: task.sample(d, k, size), task.data, jax.random.key(0))
         return shapes.inputs.shape[1]

@@ -82,6 +82,7 @@ def prepare(experiment: config.Experiment) -> Training:
         batch_size=train.batch_size,
         log_every=train.log_every,
         penalty=experiment.penalty,
+        stop=train.stop,
     )
     split = task.evaluation[goal.split]
     metrics = jax.eval_shape(

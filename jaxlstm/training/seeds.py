@@ -8,6 +8,7 @@ very program that it would run alone, so that its numbers do not depend on which
 it. On an accelerator one program must fill the device, so `vmap` is the way there.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,48 +51,55 @@ def devices(wanted: Literal["auto"] | int, seeds: int) -> int:
     return wanted
 
 
-def over_seeds(function: Callable[..., Any], states: Sequence[Any], *rest: Any, how: str) -> Mapped:
-    """Compile `function(state, *rest)` and map it over the states of the seeds.
+def over_seeds(function: Callable[..., Any], *, how: str) -> Mapped:
+    """Map `function(state, *rest)` over the states of the seeds, compiled at the first call.
 
     Args:
         function: a pure function of the state of one seed and of arguments that all share.
-        states: the states it will be called with, or any of their shapes and types.
-        *rest: the shared arguments, or any of their shapes and types.
         how: "threads" or "vmap".
 
     Returns:
         `mapped(states, *rest)`, which gives a list with one result for each seed when all are done.
+        Another number of states is compiled for anew where they are mapped together.
 
     Examples:
         >>> import jax.numpy as jnp
-        >>> mapped = over_seeds(jnp.add, [jnp.ones(()), jnp.ones(())], jnp.ones(()), how="threads")
+        >>> mapped = over_seeds(jnp.add, how="threads")
         >>> mapped([jnp.array(1.0), jnp.array(2.0)], jnp.array(10.0))
         [Array(11., dtype=float32), Array(12., dtype=float32)]
     """
-    # Compiled before any thread runs: threads that meet an uncompiled function would each compile.
+    workers = os.cpu_count() or 1
     if how == "threads":
-        program = jax.jit(function).lower(states[0], *rest).compile()
-        workers = min(len(states), os.cpu_count() or 1)
-
-        def run(state: Any, rest: Sequence[Any]) -> Any:
-            return jax.block_until_ready(program(state, *rest))
-
-        def threaded(states: Sequence[Any], *rest: Any) -> list[Any]:
-            if len(states) == 1:
-                return [run(states[0], rest)]
-            with ThreadPoolExecutor(workers) as pool:
-                return list(pool.map(lambda state: run(state, rest), states))
-
-        return threaded
-
-    def stacked(states: list[Any], *rest: Any) -> list[Any]:
-        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        results = jax.vmap(lambda state: function(state, *rest))(together)
-        return [_take(results, index) for index in range(len(states))]
-
-    batched = jax.jit(stacked).lower(list(states), *rest).compile()
-    return lambda states, *rest: jax.block_until_ready(batched(list(states), *rest))
+        return _grouped(lambda group, *rest: [function(group[0], *rest)], 1, workers)
+    on_cpu = jax.default_backend() == "cpu"
+    return _grouped(functools.partial(_stacked, function), None, workers if on_cpu else 1)
 
 
-def _take(tree: Any, index: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
+def _stacked(function: Callable[..., Any], states: list[Any], *rest: Any) -> list[Any]:
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    results = jax.vmap(lambda state: function(state, *rest))(together)
+    return [jax.tree.map(lambda leaf: leaf[index], results) for index in range(len(states))]
+
+
+def _grouped(function: Callable[..., list[Any]], size: int | None, workers: int) -> Mapped:
+    """Map groups of states over threads; without a `size` there is a group for each thread."""
+    program = jax.jit(function)
+    compiled: dict[int, Any] = {}
+
+    def mapped(states: Sequence[Any], *rest: Any) -> list[Any]:
+        each = size or -(-len(states) // workers)
+        groups = [list(states[i : i + each]) for i in range(0, len(states), each)]
+        # Compiled before any thread runs: threads that meet a new shape would each compile it.
+        for group in groups:
+            if len(group) not in compiled:
+                compiled[len(group)] = program.lower(group, *rest).compile()
+
+        def run(group: list[Any]) -> list[Any]:
+            return jax.block_until_ready(compiled[len(group)](group, *rest))
+
+        if len(groups) == 1:
+            return run(groups[0])
+        with ThreadPoolExecutor(workers) as pool:
+            return [result for found in pool.map(run, groups) for result in found]
+
+    return mapped

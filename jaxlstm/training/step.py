@@ -9,9 +9,22 @@ import optax
 from jax import Array, lax
 
 from jaxlstm import config
+from jaxlstm.errors import UserError
 from jaxlstm.tasks import Task
 from jaxlstm.training import objective
 from jaxlstm.training.model import Model
+
+
+class Recent(NamedTuple):
+    """The last updates of a seed, as a `Streak` looks at them.
+
+    Args:
+        values: [window] float32, of the metric, in a ring: update t stands at t mod window.
+        right: int32, how many updates in a row were right.
+    """
+
+    values: Array
+    right: Array
 
 
 class TrainState(NamedTuple):
@@ -26,6 +39,8 @@ class TrainState(NamedTuple):
         sums: the sums of the metrics since the last multiple of `log_every`. They travel in the
             state, so that they do not depend on where a dispatch or a sitting ended.
         fault: int32, the first update whose loss or gradient was not finite, or −1.
+        recent: what a stop rule over the last updates remembers, `Recent`; None without one.
+        stopped: int32, the updates after which the stop rule held, or −1; nothing changes then.
     """
 
     params: Any
@@ -34,6 +49,8 @@ class TrainState(NamedTuple):
     key: Array
     sums: dict[str, Array]
     fault: Array
+    recent: Recent | None
+    stopped: Array
 
 
 class Update(NamedTuple):
@@ -57,6 +74,7 @@ def build(
     batch_size: int,
     log_every: int,
     penalty: config.Penalty | None = None,
+    stop: config.Stop | None = None,
 ) -> Update:
     """Build the update of a task, a network and an optimiser.
 
@@ -67,11 +85,16 @@ def build(
         batch_size: sequences of an update.
         log_every: the updates over which metrics are summed.
         penalty: a term added to the loss; the metric `loss` stays that of the task alone.
+        stop: when a seed is done; None for never.
 
     Returns:
         The functions, to be jitted and mapped over seeds by the caller.
+
+    Raises:
+        UserError: when the stop rule names a metric that the training has not, at `init`.
     """
     total = objective.build(task, model, penalty)
+    streak = stop if isinstance(stop, config.Streak) else None
 
     def update(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
         batch = task.sample(data, jax.random.fold_in(state.key, state.step), batch_size)
@@ -88,28 +111,65 @@ def build(
         state = state._replace(params=params, opt_state=opt_state, fault=fault)
         return state, measured
 
-    def body(_: Array, carried: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
-        state, data = carried
+    def counted(state: TrainState, data: Any) -> TrainState:
         begins = state.step % log_every == 0
         new, measured = update(state, data)
         sums = {
             name: jnp.where(begins, 0, state.sums[name]) + value.astype(jnp.float32)
             for name, value in measured.items()
         }
-        return new._replace(step=state.step + 1, sums=sums), data
+        new = new._replace(step=state.step + 1, sums=sums)
+        if streak is None or state.recent is None:
+            return new
+        recent = _remember(streak, state.recent, state.step, measured)
+        stopped = jnp.where(_enough(streak, recent), new.step, -1)
+        return new._replace(recent=recent, stopped=stopped)
 
     def init(key: Array, data: Any) -> TrainState:
         k_params, k_data = jax.random.split(key)
         params = model.init(k_params)
         zero = jnp.zeros((), jnp.int32)
-        state = TrainState(params, optimizer.init(params), zero, k_data, {}, zero - 1)
+        recent = None if streak is None else Recent(jnp.zeros(streak.window), zero)
+        state = TrainState(
+            params, optimizer.init(params), zero, k_data, {}, zero - 1, recent, zero - 1
+        )
         _, measured = jax.eval_shape(update, state, data)
+        for key_, name in (("metric", streak.metric), ("right", streak.right)) if streak else ():
+            if name is not None and name not in measured:
+                known = ", ".join(sorted(n for n in measured if "." not in n))
+                raise UserError(f"train.stop.{key_}: expected one of {known}, got {name!r}")
         return state._replace(sums={name: jnp.zeros(()) for name in measured})
 
     def advance(state: TrainState, data: Any, steps: Array) -> TrainState:
-        return lax.fori_loop(0, steps, body, (state, data))[0]
+        until = state.step + steps
+
+        def going(state: TrainState) -> Array:
+            return (state.step < until) & (state.stopped < 0)
+
+        # Under vmap a condition of its own for each seed makes every update a choice: only
+        # where seeds stop by themselves is that worth it.
+        if stop is None:
+            return lax.fori_loop(0, steps, lambda _, state: counted(state, data), state)
+        return lax.while_loop(going, lambda state: counted(state, data), state)
 
     return Update(init, advance)
+
+
+def _remember(
+    stop: config.Streak, recent: Recent, step: Array, measured: dict[str, Array]
+) -> Recent:
+    """Put the metrics of an update in the place of those a window before."""
+    value = measured[stop.metric].astype(jnp.float32)
+    right = measured[stop.right] == 0 if stop.right else True
+    return Recent(
+        lax.dynamic_update_index_in_dim(recent.values, value, step % stop.window, 0),
+        jnp.where(right, recent.right + 1, 0),
+    )
+
+
+def _enough(stop: config.Streak, recent: Recent) -> Array:
+    """Whether the last `window` updates were all right, and their mean is below the bound."""
+    return (recent.right >= stop.window) & (jnp.mean(recent.values) < stop.below)
 
 
 def norms(name: str, tree: Any) -> dict[str, Array]:
