@@ -32,6 +32,7 @@ from jaxlstm.errors import UserError
 
 FORMAT_VERSION = 1
 PACKAGES = ("jaxlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "msgspec")
+Kind = Literal["training", "study", "reproduction"]
 State = Literal["running", "finished", "interrupted", "failed"]
 
 
@@ -41,9 +42,9 @@ class Score(msgspec.Struct, frozen=True):
     Args:
         metric: what was measured, with its set: "validation mse".
         values: one value for each seed; None where it is not finite.
-        mean: their mean.
-        low: lower end of the mean's interval; None for a single seed.
-        high: upper end of the mean's interval; None for a single seed.
+        mean: their mean; in a reproduction the statistic that it asks for.
+        low: lower end of its interval; None for a single seed.
+        high: upper end of its interval; None for a single seed.
         expected: the bound that counts as met, as "< 0.01"; None where nothing is expected.
         verdict: "met" or "missed", computed; "reported" where nothing is expected.
     """
@@ -62,7 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         format_version: of the folder; this code reads versions up to `FORMAT_VERSION`.
-        kind: "training" or "study".
+        kind: "training", "study" or "reproduction".
         name: the name of the config.
         question: what was asked.
         command: the command line.
@@ -74,14 +75,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         machine: the system around the device.
         git_revision: of the library, where it runs from a checkout.
         versions: of Python and the packages that the numbers depend on.
-        parameters: how many the network has; None for a study.
+        parameters: how many the network has; None where there is not one alone.
         summary: the scores.
         baselines: scores of simple predictors, named "memoryless mse", to be drawn as lines.
         reason: why the run failed; None otherwise.
     """
 
     format_version: int = FORMAT_VERSION
-    kind: Literal["training", "study"]
+    kind: Kind
     name: str
     question: str
     command: str
@@ -128,7 +129,7 @@ def create(
     folder: str | Path,
     *,
     config: str,
-    kind: Literal["training", "study"],
+    kind: Kind,
     name: str,
     question: str,
     command: str,
@@ -142,7 +143,7 @@ def create(
     Args:
         folder: where, as from `free_folder`.
         config: the resolved config as TOML.
-        kind: "training" or "study".
+        kind: "training", "study" or "reproduction".
         name: the name of the config.
         question: what is asked.
         command: the command line.

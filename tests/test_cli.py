@@ -39,7 +39,7 @@ def written(room) -> set[str]:
 
 
 MISTAKES = [
-    ([], "Expected one of {run, study, report, list, export}"),
+    ([], "Expected one of {run, study, reproduce, report, list, export}"),
     (["fly"], "Unrecognized options: fly"),
     (["run"], "run: expected a CONFIG"),
     (

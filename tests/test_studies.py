@@ -315,11 +315,12 @@ STUDIES = sorted(path.stem for path in Path("configs/studies").glob("*.toml"))
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_longer_version_is_longer(name):
-    short, long = (config.load(f"configs/studies/{name}.toml", full=full) for full in (False, True))
+    path = f"configs/studies/{name}.toml"
+    short, long = (config.load(path, version=version) for version in ("", "full"))
     assert len(STUDIES) == 7
     assert len(long.seed_list) > len(short.seed_list)
     assert long.study != short.study
-    changed = config.load(f"configs/studies/{name}.toml", [("seeds", "[7]")], full=True)
+    changed = config.load(path, [("seeds", "[7]")], version="full")
     assert changed == msgspec.structs.replace(long, seeds=(7,))
 
 
@@ -328,12 +329,12 @@ def test_the_longer_version_is_longer(name):
     [
         ("[full.study]\nlenght = 3", "full.study.lenght: no such key; did you mean `length`?"),
         ("[full]\nseeds = 0", "full.seeds: expected int >= 1, got 0"),
-        ("", "full: missing, there is no longer version of this config"),
+        ("", "full: missing, there is no such version of this config"),
     ],
 )
 def test_a_longer_version_that_does_not_fit_is_refused(table, line):
     text = Path("configs/studies/carousel.toml").read_text().split("[full]")[0]
     with pytest.raises(UserError, match=f"^my.toml: {re.escape(line)}"):
-        config.loads(f"{text}\n{table}", "my.toml", full=True)
+        config.loads(f"{text}\n{table}", "my.toml", version="full")
     if table:
         assert config.loads(f"{text}\n{table}") == config.loads(text)

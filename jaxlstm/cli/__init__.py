@@ -1,4 +1,4 @@
-"""The command `jaxlstm`: trainings, studies, reports, exports, and the list of runs.
+"""The command `jaxlstm`: trainings, studies, reproductions, reports, exports, and the list of runs.
 
 Exit status: 0; 2 and one line for what the user got wrong; 1 for a training whose numbers stopped
 being finite; 130 for one that was interrupted. What a command needs is imported when it runs.
@@ -7,17 +7,27 @@ being finite; 130 for one that was interrupted. What a command needs is imported
 import functools
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxlstm import runs
-from jaxlstm.cli.arguments import Export, List, Overrides, Report, Run, Study, parse
+from jaxlstm.cli.arguments import (
+    Export,
+    List,
+    Overrides,
+    Report,
+    Reproduce,
+    Run,
+    Study,
+    parse,
+)
 from jaxlstm.cli.listing import list_runs
 from jaxlstm.cli.wording import complain, say, scored
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
+
+COMMANDS = {"Experiment": "run", "Study": "study", "Reproduction": "reproduce"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _run(command, overrides, line)
             case Study():
                 return _study(command, overrides, line)
+            case Reproduce():
+                return _reproduce(command, overrides, line)
             case Report():
                 return _report(command)
             case List():
@@ -62,10 +74,10 @@ def _load(command: Run | Study, overrides: Overrides, wanted: str) -> list[Any]:
         if len(command.configs) != 1:
             raise UserError("--out: expected one config with it")
         runs.free_folder("", command.out)
-    full = isinstance(command, Study) and command.full
-    loaded = [config.load(path, overrides, full=full) for path in command.configs]
+    version = "full" if isinstance(command, Study) and command.full else ""
+    loaded = [config.load(path, overrides, version=version) for path in command.configs]
     for path, found in zip(command.configs, loaded, strict=True):
-        kind = "run" if isinstance(found, config.Experiment) else "study"
+        kind = COMMANDS[type(found).__name__]
         if kind != wanted:
             raise UserError(f"{path}: this config is for `jaxlstm {kind}`")
     return loaded
@@ -112,45 +124,76 @@ def _study(command: Study, overrides: Overrides, line: str) -> int:
         raise UserError("study: expected a CONFIG, such as one of configs/studies/")
     loaded = _load(command, overrides, "study")
 
-    from jaxlstm import config, studies, training
+    from jaxlstm import studies
 
     for study in loaded:
         folder = runs.free_folder(study.name, command.out)
-        runs.create(
-            folder,
-            config=config.dumps(study),
-            kind="study",
-            name=study.name,
-            question=study.question,
-            command=line,
-            seeds=study.seed_list,
-            device=training.device(),
-        )
-        began = time.monotonic()
-        try:
-            summary = studies.run(study, folder, functools.partial(Bar, quiet=command.quiet))
-        except KeyboardInterrupt:
-            runs.update_manifest(folder, state="interrupted", seconds=time.monotonic() - began)
-            raise
-        except BaseException as error:
-            seconds = time.monotonic() - began
-            runs.update_manifest(folder, state="failed", seconds=seconds, reason=str(error))
-            raise
-        manifest = runs.update_manifest(
-            folder, state="finished", seconds=time.monotonic() - began, summary=list(summary or [])
-        )
-        _ended(folder, manifest)
+        progress = functools.partial(Bar, quiet=command.quiet)
+        _ended(folder, studies.record(study, folder, command=line, progress=progress))
     return 0
 
 
-def _ended(folder: Path, manifest: runs.Manifest) -> int:
+def _reproduce(command: Reproduce, overrides: Overrides, line: str) -> int:
+    from jaxlstm import config
+
+    if command.seeds is not None:
+        overrides = [*overrides, ("shared.seeds", command.seeds)]
+    version = "quick" if command.quick else ""
+    loaded = [config.load(path, overrides, version=version) for path in _wanted(command)]
+    for found in loaded:
+        if not isinstance(found, config.Reproduction):
+            raise UserError(f"{found.name}: this config is no reproduction")
+    wanted = sorted((c for c in loaded if isinstance(c, config.Reproduction)), key=lambda c: c.row)
+
+    from jaxlstm import reproductions, training
+
+    out = Path(command.out or ("runs/quick" if command.quick else "runs/reproductions"))
+    for one in wanted:
+        reproductions.prepare(one, out / one.name)
+    arms = [arm for one in wanted for arm in one.arms]
+    if any(training.may_spread(arm.train.devices, len(arm.seed_list)) for arm in arms):
+        training.ask_for_devices()
+    status, page = 0, out
+    for one in wanted:
+        progress = functools.partial(Bar, quiet=command.quiet)
+        manifest = reproductions.run(
+            one, out / one.name, command=line, quiet=command.quiet, progress=progress
+        )
+        page = reproductions.write_table(out)
+        status = status or _ended(out / one.name, manifest, f"the same command: {line}")
+        if manifest.state == "interrupted":
+            break
+    say(str(page))
+    return status
+
+
+def _wanted(command: Reproduce) -> list[Path]:
+    """The configs of a `reproduce`: those named, or all."""
+    room = Path("configs/reproductions")
+    known = {path.stem: path for path in sorted(room.glob("*.toml"))}
+    if not command.names:
+        if not known:
+            raise UserError(f"reproduce: expected configs in '{room}', or the path of one")
+        return list(known.values())
+    found = []
+    for name in command.names:
+        path = known.get(name, Path(name))
+        if path.suffix != ".toml":
+            names = ", ".join(known) or "none here"
+            raise UserError(f"reproduce: expected one of {names}, or a config file, got {name!r}")
+        found.append(path)
+    return found
+
+
+def _ended(folder: Path, manifest: runs.Manifest, again: str = "") -> int:
     """Say how a run ended, write its report, and give the exit status."""
     from jaxlstm import report
 
     for score in manifest.summary:
         say(f"{score.metric}: {scored(score)}")
     if manifest.state == "interrupted":
-        say(f"interrupted; go on with: jaxlstm run --resume {shlex.quote(str(folder))}")
+        again = again or f"jaxlstm run --resume {shlex.quote(str(folder))}"
+        say(f"interrupted; go on with: {again}")
     if manifest.state == "failed":
         complain(f"{folder}: {manifest.reason}")
     say(str(report.write(folder)))

@@ -59,6 +59,29 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Reproduce:
+    """Measure published results again, and write one table of them.
+
+    Each is a config in configs/reproductions/. What is there already is kept, and what was
+    interrupted goes on: the same command again makes the table whole. The last line printed is the
+    path of the table.
+    """
+
+    names: Annotated[
+        Positional[tuple[str, ...]], arg(metavar="NAME...", help_behavior_hint="")
+    ] = ()
+    """Names of configs in configs/reproductions/, or paths; all of them if left out."""
+    quick: bool = False
+    """A short version of each: fewer seeds, shorter tasks."""
+    seeds: Annotated[str | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many seeds each training has, instead of what the configs say."""
+    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """The folder of the table; runs/reproductions if left out, runs/quick with --quick."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Make the reports of runs again, from their folders alone."""
 
@@ -94,13 +117,14 @@ class Export:
 Command = (
     Annotated[Run, subcommand("run")]
     | Annotated[Study, subcommand("study")]
+    | Annotated[Reproduce, subcommand("reproduce")]
     | Annotated[Report, subcommand("report")]
     | Annotated[List, subcommand("list")]
     | Annotated[Export, subcommand("export")]
 )
 
 
-def parse(given: list[str]) -> tuple[Run | Study | Report | List | Export, Overrides]:
+def parse(given: list[str]) -> tuple[Run | Study | Reproduce | Report | List | Export, Overrides]:
     """Read a command line.
 
     Options with a dotted name are taken out first: a config, not the command line, knows them.
@@ -135,8 +159,10 @@ def parse(given: list[str]) -> tuple[Run | Study | Report | List | Export, Overr
         if end.code in (0, None):
             raise
         raise UserError(_condensed(said.getvalue())) from None
-    if overrides and not isinstance(command, Run | Study):
-        raise UserError(f"--{overrides[0][0]}: only `run` and `study` take keys of a config")
+    if overrides and not isinstance(command, Run | Study | Reproduce):
+        raise UserError(
+            f"--{overrides[0][0]}: only `run`, `study` and `reproduce` take keys of a config"
+        )
     return command, overrides
 
 

@@ -32,6 +32,8 @@ from jaxlstm.config.optimizer import Schedule as Schedule
 from jaxlstm.config.penalty import Flossing as Flossing
 from jaxlstm.config.penalty import NormPenalty as NormPenalty
 from jaxlstm.config.penalty import Penalty as Penalty
+from jaxlstm.config.reproduction import Check as Check
+from jaxlstm.config.reproduction import Reproduction as Reproduction
 from jaxlstm.config.studies import Carousel as Carousel
 from jaxlstm.config.studies import Gates as Gates
 from jaxlstm.config.studies import Interventions as Interventions

@@ -1,5 +1,6 @@
 """Config files: TOML to frozen structs and back, and overrides by dotted name."""
 
+import copy
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,27 +11,29 @@ import tomli_w
 
 from jaxlstm.config import refusal
 from jaxlstm.config.experiment import Experiment
+from jaxlstm.config.reproduction import Reproduction
 from jaxlstm.config.studies import Study
 from jaxlstm.errors import UserError
 
-Config = Experiment | Study
+Config = Experiment | Study | Reproduction
+VERSIONS = {"study": "full", "reproduction": "quick"}
 LARGEST_FILE = 1_000_000
 
 
 def load(
-    path: str | Path, overrides: Sequence[tuple[str, str]] = (), *, full: bool = False
+    path: str | Path, overrides: Sequence[tuple[str, str]] = (), *, version: str = ""
 ) -> Config:
     """Read a config file.
 
     Args:
         path: a TOML file. A study may have a table `[full]`, keys that a longer version of it
-            changes: more seeds, larger networks.
+            changes: more seeds, larger networks; a reproduction a table `[quick]`.
         overrides: pairs of a dotted name and a value as a user types it: `("task.length", "200")`.
             A hyphen in a name may stand for an underscore.
-        full: whether the longer version is meant.
+        version: "full" or "quick" where that version is meant.
 
     Returns:
-        An `Experiment` or a `Study`, as the file's `kind` says.
+        An `Experiment`, a `Study` or a `Reproduction`, as the file's `kind` says.
 
     Raises:
         UserError: when the file cannot be read, is no TOML, or does not fit.
@@ -41,7 +44,7 @@ def load(
         ...
         jaxlstm.errors.UserError: --task.lenght: no such key; did you mean `length`?
     """
-    return loads(_read(Path(path)), str(path), overrides, full=full)
+    return loads(_read(Path(path)), str(path), overrides, version=version)
 
 
 def loads(
@@ -49,7 +52,7 @@ def loads(
     source: str = "config",
     overrides: Sequence[tuple[str, str]] = (),
     *,
-    full: bool = False,
+    version: str = "",
 ) -> Config:
     """Read a config from TOML text; `source` is what errors call it. Otherwise as `load`.
 
@@ -57,19 +60,21 @@ def loads(
         >>> loads('name = "new"')
         Traceback (most recent call last):
         ...
-        jaxlstm.errors.UserError: config: kind: missing, expected one of "training", "study"
+        jaxlstm.errors.UserError: config: kind: missing, expected one of "training", "study", \
+"reproduction"
     """
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         reason = "too many brackets" if isinstance(error, RecursionError) else error
         raise UserError(f"{source}: expected TOML: {_one_line(reason)}") from None
-    longer = _longer(data, source, full)
+    changes = _version(data, source, version)
     names = [_override(data, name, value) for name, value in overrides]
+    _share(data, source)
 
     def refuse(path: refusal.Path, reason: str) -> UserError:
         changed = any(path[: len(name)] == name[: len(path)] for name in names)
-        table = "full." if _holds(longer, path) else ""
+        table = f"{version}." if _holds(changes, path) else ""
         place = refusal.dotted(path)
         place = f"--{place}" if changed else f"{source}: {table}{place}"
         return UserError(_one_line(f"{place}: {reason}"))
@@ -139,24 +144,42 @@ def _without_none(data: Any) -> Any:
     return [_without_none(value) for value in data] if isinstance(data, list | tuple) else data
 
 
-def _longer(data: dict[str, Any], source: str, full: bool) -> Any:
-    """Take the table of the longer version out, and where it is meant put its keys in place."""
-    if data.get("kind") != "study" or "full" not in data:
-        if full:
-            raise UserError(f"{source}: full: missing, there is no longer version of this config")
+def _version(data: dict[str, Any], source: str, wanted: str) -> Any:
+    """Take the table of another version out, and where that is meant put its keys in place."""
+    kind = data.get("kind")
+    table = VERSIONS.get(kind, "") if isinstance(kind, str) else ""
+    if wanted and (wanted != table or table not in data):
+        raise UserError(f"{source}: {wanted}: missing, there is no such version of this config")
+    changes = data.pop(table, {})
+    if not isinstance(changes, dict):
+        raise UserError(f"{source}: {table}: expected a table of keys to change, got {changes!r}")
+    if not wanted:
         return {}
-    longer = data.pop("full")
-    if not isinstance(longer, dict):
-        raise UserError(f"{source}: full: expected a table of keys to change, got {longer!r}")
-    if not full:
-        return {}
-    _merge(data, longer)
-    return longer
+    _merge(data, changes)
+    return changes
 
 
-def _merge(data: dict[str, Any], longer: dict[str, Any]) -> None:
-    for name, value in longer.items():
-        if isinstance(value, dict) and isinstance(data.get(name), dict):
+def _share(data: dict[str, Any], source: str) -> None:
+    """Give every arm of a reproduction the keys that all have, where it has none of its own."""
+    if data.get("kind") != "reproduction":
+        return
+    shared = data.pop("shared", {})
+    if not isinstance(shared, dict):
+        raise UserError(f"{source}: shared: expected a table of keys, got {shared!r}")
+    same = {key: data[key] for key in ("question", "expected") if key in data}
+    arms = data.get("arms")
+    for arm in arms if isinstance(arms, list) else ():
+        if isinstance(arm, dict):
+            own = dict(arm)
+            arm.update({"kind": "training", **same, **copy.deepcopy(shared)})
+            _merge(arm, own)
+
+
+def _merge(data: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Put keys in place; a table that says its kind is a new one, else its keys are."""
+    for name, value in changes.items():
+        whole = not isinstance(value, dict) or bool({"kind", "cell"} & value.keys())
+        if not whole and isinstance(data.get(name), dict):
             _merge(data[name], value)
         else:
             data[name] = value

@@ -1,10 +1,11 @@
 """Gradient studies: a question, a prediction, measurements, and a verdict that is computed."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxlstm import config, runs
+from jaxlstm import config, runs, training
 from jaxlstm.studies import (
     carousel,
     gates,
@@ -39,3 +40,47 @@ def run(study: config.Study, folder: str | Path, progress: Callable[..., Any]) -
     """
     measure = STUDIES[type(study.study)]
     return measure(study.study, study.seed_list, Path(folder), progress)
+
+
+def record(
+    study: config.Study, folder: str | Path, *, command: str, progress: Callable[..., Any]
+) -> runs.Manifest:
+    """Run a study into a run folder of its own, with a manifest that says how it ended.
+
+    Args:
+        study: the config.
+        folder: where, as from `runs.free_folder`.
+        command: the command line, for the manifest.
+        progress: makes a progress bar, as `jaxlstm.progress.Bar` does.
+
+    Returns:
+        The manifest at the end.
+
+    Raises:
+        UserError: when the folder cannot be written.
+    """
+    runs.create(
+        folder,
+        config=config.dumps(study),
+        kind="study",
+        name=study.name,
+        question=study.question,
+        command=command,
+        seeds=study.seed_list,
+        device=training.device(),
+    )
+    began = time.monotonic()
+    try:
+        summary = run(study, folder, progress)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        runs.update_manifest(
+            folder,
+            state="interrupted" if interrupted else "failed",
+            seconds=time.monotonic() - began,
+            reason=None if interrupted else str(error),
+        )
+        raise
+    return runs.update_manifest(
+        folder, state="finished", seconds=time.monotonic() - began, summary=summary
+    )

@@ -78,7 +78,8 @@ def over_seeds(function: Callable[..., Any], *, how: str) -> Mapped:
 def _stacked(function: Callable[..., Any], states: list[Any], *rest: Any) -> list[Any]:
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     results = jax.vmap(lambda state: function(state, *rest))(together)
-    return [jax.tree.map(lambda leaf: leaf[index], results) for index in range(len(states))]
+    leaves, tree = jax.tree.flatten(results)
+    return [tree.unflatten([leaf[index] for leaf in leaves]) for index in range(len(states))]
 
 
 def _grouped(function: Callable[..., list[Any]], size: int | None, workers: int) -> Mapped:

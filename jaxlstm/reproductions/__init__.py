@@ -1,0 +1,183 @@
+"""Published results again: the trainings of a config, its checks, and the table over all."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxlstm import config, report, runs, studies, training
+from jaxlstm.errors import UserError
+from jaxlstm.reproductions import checks
+from jaxlstm.reproductions.table import write as write_table
+from jaxlstm.reproductions.table import write_rows
+
+__all__ = ["prepare", "run", "write_table"]
+
+
+def prepare(reproduction: config.Reproduction, folder: Path) -> runs.Manifest | None:
+    """Check that a reproduction may go to a folder, before anything runs.
+
+    Args:
+        reproduction: the config.
+        folder: its run folder, new or of the same config.
+
+    Returns:
+        The manifest of what is there already; None where there is nothing.
+
+    Raises:
+        UserError: when the folder holds something else.
+    """
+    if not folder.exists():
+        return None
+    manifest = runs.read_manifest(folder)
+    if config.load(folder / "config.toml") != reproduction:
+        raise UserError(
+            f"'{folder}' holds a reproduction of another config; remove it, or choose another --out"
+        )
+    return manifest
+
+
+def run(
+    reproduction: config.Reproduction,
+    folder: Path,
+    *,
+    command: str,
+    quiet: bool,
+    progress: Callable[..., Any],
+) -> runs.Manifest:
+    """Run what is left of a reproduction, and judge it.
+
+    Trainings that have finished are kept, and one that was interrupted goes on: the same call makes
+    a reproduction that was stopped whole.
+
+    Args:
+        reproduction: the config.
+        folder: its run folder; each training has a run folder in it.
+        command: the command line, for the manifests.
+        quiet: show no progress.
+        progress: makes a progress bar, as `jaxlstm.progress.Bar` does.
+
+    Returns:
+        The manifest. Its summary has a `Score` for each check, and its state is "interrupted"
+        where a training was.
+
+    Raises:
+        UserError: when the folder holds another config, or a training cannot be made.
+    """
+    there = prepare(reproduction, folder)
+    if there is not None and there.state == "finished":
+        return there
+    ready = [training.prepare(arm) for arm in reproduction.arms]
+    if there is None:
+        seeds = {seed: None for arm in reproduction.arms for seed in arm.seed_list}
+        study = reproduction.study
+        runs.create(
+            folder,
+            config=config.dumps(reproduction),
+            kind="reproduction",
+            name=reproduction.name,
+            question=reproduction.question,
+            command=command,
+            seeds=study.seed_list if study else list(seeds),
+            device=training.device(),
+        )
+    else:
+        runs.update_manifest(folder, state="running")
+    if reproduction.study is not None:
+        return _studied(reproduction.study, folder, command, progress)
+    state: runs.State = "finished"
+    for one in ready:
+        ended = _trained(one, folder / one.experiment.name, command, quiet)
+        if ended.state == "interrupted":
+            state = "interrupted"
+            break
+    summary = [] if state == "interrupted" else _judged(reproduction, folder)
+    return runs.update_manifest(folder, state=state, seconds=_seconds(folder), summary=summary)
+
+
+def _trained(ready: training.Training, folder: Path, command: str, quiet: bool) -> runs.Manifest:
+    if not folder.exists():
+        ended = training.run(ready, folder, command=command, quiet=quiet)
+    elif (ended := runs.read_manifest(folder)).state not in ("finished", "failed"):
+        ended = training.resume(folder, quiet=quiet)
+    report.write(folder)
+    return ended
+
+
+def _studied(
+    study: config.Study, folder: Path, command: str, progress: Callable[..., Any]
+) -> runs.Manifest:
+    """A study leaves nothing to go on from: it is made as a whole, in a folder of its own."""
+    inner = folder / "study"
+    if not inner.exists() or runs.read_manifest(inner).state != "finished":
+        studies.record(study, inner, command=command, progress=progress)
+    report.write(inner)
+    made = runs.read_manifest(inner)
+    write_rows(folder, made.summary, {score.metric: study.name for score in made.summary})
+    return runs.update_manifest(
+        folder, state="finished", seconds=made.seconds, summary=made.summary
+    )
+
+
+def _judged(reproduction: config.Reproduction, folder: Path) -> list[runs.Score]:
+    folders = {arm.name: folder / arm.name for arm in reproduction.arms}
+    scores = [checks.judge(check, folders) for check in reproduction.checks]
+    taken = {
+        check.what: ", ".join(check.arms or tuple(folders))
+        + (f" against {', '.join(check.against)}" if check.against else "")
+        for check in reproduction.checks
+    }
+    write_rows(folder, scores, taken)
+    _draw(folder, folders)
+    return scores
+
+
+def _draw(folder: Path, folders: dict[str, Path]) -> None:
+    """The course of the goal's metric in every training, where it was looked at on the way."""
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for name, place in folders.items():
+        summary = runs.read_manifest(place).summary
+        split, _, metric = (summary[0].metric if summary else " ").partition(" ")
+        records = [
+            record
+            for record in runs.read_jsonl(place, "metrics.jsonl")
+            if record["split"] == split and metric in record["metrics"]
+        ]
+        if len(records) > 1:
+            steps = [record["step"] for record in records]
+            values = [record["metrics"][metric] for record in records]
+            panels.setdefault(f"{split} {metric}", []).append(_series(name, steps, values))
+    if panels:
+        made = [
+            {
+                "x": {"label": "updates", "scale": "linear"},
+                "y": {"label": what.replace("_", " "), "scale": _scale(series)},
+                "series": series,
+            }
+            for what, series in panels.items()
+        ]
+        caption = "Mean over the seeds; bands from the lowest to the highest."
+        figure = {"title": "Learning", "caption": caption, "kind": "lines", "panels": made}
+        runs.write_figure(folder, "learning", figure)
+
+
+def _series(label: str, steps: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
+    real = [[v for v in row if v is not None] for row in values]
+    return {
+        "label": label,
+        "role": "measured",
+        "x": [float(step) for step in steps],
+        "y": [sum(row) / len(row) if row else None for row in real],
+        "low": [min(row, default=None) for row in real],
+        "high": [max(row, default=None) for row in real],
+    }
+
+
+def _scale(series: Sequence[dict[str, Any]]) -> str:
+    values = [v for one in series for v in one["low"] + one["high"] if v is not None]
+    positive = bool(values) and min(values) > 0
+    return "log" if positive and max(values) > 30 * min(values) else "linear"
+
+
+def _seconds(folder: Path) -> float:
+    return math.fsum(runs.read_manifest(path).seconds for path in runs.find(folder))
