@@ -37,6 +37,16 @@ model = { cell = "rnn", hidden_size = 5, activation = "relu", embedding_size = 4
 optimizer = { kind = "adam", learning_rate = 1e-2 }
 train = { steps = 2, batch_size = 2, log_every = 2 }
 """,
+    "gated": """
+kind = "training"
+name = "gated"
+question = "?"
+expected = "!"
+task = { kind = "adding", length = 6 }
+model = { cell = "gru", hidden_size = 3, layers = 2, dropout = 0.3 }
+optimizer = { kind = "adam", learning_rate = 1e-2 }
+train = { steps = 2, batch_size = 2, log_every = 2 }
+""",
     "one-hot": """
 kind = "training"
 name = "one-hot"
@@ -111,7 +121,8 @@ def test_a_run_predicts_the_same_in_torch(run, capsys, tmp_path):
                 kind = torch.nn.RNN
                 options = {"nonlinearity": spec.activation}
             else:
-                kind, options = torch.nn.LSTM, {}
+                kind = torch.nn.GRU if isinstance(spec, config.GRU) else torch.nn.LSTM
+                options = {}
             self.recurrent = kind(width, spec.hidden_size, spec.layers, batch_first=True, **options)
             self.readout = torch.nn.Linear(spec.hidden_size, task.output_size)
 
@@ -177,3 +188,22 @@ def test_what_cannot_be_exported_is_said_in_a_line(run, capsys, more, message):
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     assert cli.main(["export", str(tmp_path), "--to", "onnx"]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_the_network_of_1997_goes_into_our_own_file_alone(tmp_path, capsys):
+    pytest.importorskip("safetensors")
+    text = CONFIGS["symbols"].splitlines()
+    model = 'model = { cell = "lstm-1997", blocks = 2, readout_bias = false }'
+    text = [model if line.startswith("model") else line for line in text]
+    (tmp_path / "run.toml").write_text("\n".join(text))
+    folder = tmp_path / "run"
+    assert cli.main(["run", str(tmp_path / "run.toml"), "--out", str(folder), "--quiet"]) == 0
+    capsys.readouterr()
+    arrays, _ = jl.convert.safetensors.read(exported(folder, "safetensors", capsys))
+    assert arrays["readout.kernel"].shape == (2, 9)
+    assert "readout.bias" not in arrays
+    for other in ("onnx", "torch", "keras"):
+        assert cli.main(["export", str(folder), "--to", other]) == 2
+        said = capsys.readouterr().err.strip()
+        assert "export: `cell` must be made of" in said
+        assert "\n" not in said

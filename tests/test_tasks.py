@@ -13,7 +13,10 @@ from jaxlstm.tasks import Batch, Goal, build
 SERIES = "1,2,3,4:0.5,0.25,0,-1:a\n0,1:1,0:b\n-2,2,1:3,1,3:a\n"
 
 
-@pytest.fixture(scope="module", params=["adding", "copy", "order", "characters", "vowels"])
+TASKS = ["adding", "adding-1997", "copy", "order", "order-1997", "characters", "vowels"]
+
+
+@pytest.fixture(scope="module", params=TASKS)
 def task(request, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("data")
     text = tmp_path / "text.txt"
@@ -24,8 +27,10 @@ def task(request, tmp_path_factory):
     return build(
         {
             "adding": Adding(length=9),
+            "adding-1997": Adding(length=20, protocol="1997"),
             "copy": CopyMemory(delay=4, symbols=3, payload=2),
             "order": TemporalOrder(length=20),
+            "order-1997": TemporalOrder(length=20, outputs="logistic"),
             "characters": Characters(path=str(text), window=16),
             "vowels": JapaneseVowels(path=str(tmp_path)),
         }[request.param]
@@ -111,7 +116,10 @@ def test_goals_and_baselines_speak_of_metrics(task):
     assert any(name.endswith(f" {task.goal.metric}") for name in task.baselines)
 
 
-@pytest.mark.parametrize("config", [Adding(length=9), CopyMemory(delay=5), TemporalOrder()])
+@pytest.mark.parametrize(
+    "config",
+    [Adding(length=9), Adding(protocol="1997"), CopyMemory(delay=5), TemporalOrder()],
+)
 def test_evaluation_sets_are_fixed(config):
     first = build(config).evaluation["validation"]
     with jax.default_prng_impl("rbg"):
@@ -159,6 +167,62 @@ def test_adding_loss_is_the_mean_square_and_one_sixth_without_memory():
     outputs = guess(task, batch)
     expected = np.mean((np.asarray(outputs, float) - np.asarray(batch.targets)) ** 2)
     assert float(jax.jit(task.loss)(outputs, batch)[0]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [11, 100])
+def test_adding_of_1997_follows_the_protocol(length):
+    task = build(Adding(length=length, protocol="1997"))
+    batch = task.sample(task.data, jax.random.key(4), 4_000)
+    longest = length + length // 10
+    assert batch.inputs.shape == (4_000, longest, 2)
+    assert set(np.asarray(batch.lengths)) == set(range(length, longest + 1))
+    firsts, seconds = np.zeros(10, int), np.zeros(length // 2, int)
+    for pairs, target, steps in zip(*map(np.asarray, batch), strict=True):
+        values, markers = pairs[:steps].T
+        assert not pairs[steps:].any()
+        assert markers[0] == markers[-1] == -1
+        assert set(markers[1:-1]) <= {0, 1}
+        places = np.flatnonzero(markers == 1)
+        if len(places) == 1:  # the first pair was drawn, and holds zero
+            assert values[0] == 0
+            places = np.array([0, *places])
+        assert len(places) == 2
+        early, late = sorted(places)
+        assert early < 10
+        assert late < max(10, length // 2)
+        if length > 20:  # which of two early ones was drawn first cannot be seen
+            firsts[early] += late >= 10
+            seconds[late] += late >= 10
+        assert target[0] == pytest.approx(0.5 + (values[early] + values[late]) / 4, abs=1e-6)
+    if length > 20:
+        for counts in (firsts, seconds[10:]):
+            mean = counts.mean()
+            assert np.all(np.abs(counts - mean) < 5 * math.sqrt(mean))
+        # A first mark among ten and a second behind them: all but 9 of T/2 − 1 places.
+        share = seconds.sum() / 4_000
+        assert share == pytest.approx(1 - 9 / (length // 2 - 1), abs=5 * 0.5 / math.sqrt(4_000))
+    inside = np.asarray(batch.inputs[:, 1:length, 0])
+    assert (inside.min(), inside.max()) == pytest.approx((-1, 1), abs=1e-3)
+
+
+def test_adding_of_1997_scores_a_logistic_unit():
+    task = build(Adding(length=20, protocol="1997"))
+    batch = task.sample(task.data, jax.random.key(6), 20_000)
+    loss, metrics = jax.jit(task.loss)(jnp.zeros((20_000, 1)), batch)
+    assert float(metrics["wrong"]) == pytest.approx(task.baselines["memoryless wrong"], abs=1.3e-2)
+    assert float(metrics["mse"]) == pytest.approx(task.baselines["memoryless mse"], abs=1.6e-3)
+    batch = task.evaluation["validation"]
+    outputs = np.random.default_rng(0).normal(scale=0.3, size=(2560, 1)).astype(np.float32)
+    loss, metrics = jax.jit(task.loss)(outputs, batch)
+    off = np.abs(1 / (1 + np.exp(-outputs.astype(float))) - np.asarray(batch.targets))
+    assert float(loss) == pytest.approx(np.mean(off**2) / 2, rel=1e-5)
+    assert float(metrics["mse"]) == pytest.approx(np.mean(off**2), rel=1e-5)
+    assert float(metrics["abs_error"]) == pytest.approx(np.mean(off), rel=1e-5)
+    assert float(metrics["wrong"]) == pytest.approx(np.mean(off >= 0.04), abs=1e-6)
+    right = np.asarray(batch.targets, float)
+    _, metrics = task.loss(jnp.asarray(np.log(right / (1 - right)), jnp.float32), batch)
+    assert float(metrics["wrong"]) == 0
+    assert task.goal.met(float(metrics["wrong"]))
 
 
 # -- copy memory
@@ -265,6 +329,36 @@ def test_temporal_order_scores_the_class():
     assert float(metrics["error"]) == 0
     _, metrics = task.loss(jax.nn.one_hot((batch.targets + 1) % 4, 4), batch)
     assert float(metrics["error"]) == 1
+
+
+def test_temporal_order_scores_logistic_units():
+    task = build(TemporalOrder(length=20, outputs="logistic"))
+    batch = task.evaluation["validation"]
+    outputs = np.random.default_rng(0).normal(scale=3, size=(2560, 4)).astype(np.float32)
+    outputs[:500] = np.where(np.arange(4) == np.asarray(batch.targets)[:500, None], 2, -2)
+    loss, metrics = jax.jit(task.loss)(outputs, batch)
+    off = np.abs(1 / (1 + np.exp(-outputs.astype(float))) - np.eye(4)[np.asarray(batch.targets)])
+    wrong = [any(unit >= 0.3 for unit in row) for row in off]
+    assert 0 < np.mean(wrong) < 1
+    assert float(loss) == pytest.approx(np.sum(off**2) / 2 / 2560, rel=1e-5)
+    assert float(metrics["squared_error"]) == pytest.approx(np.sum(off**2) / 2560, rel=1e-5)
+    assert float(metrics["abs_error"]) == pytest.approx(np.mean(off), rel=1e-5)
+    assert float(metrics["wrong"]) == pytest.approx(np.mean(wrong), abs=1e-6)
+    error = np.mean(outputs.argmax(-1) != np.asarray(batch.targets))
+    assert float(metrics["error"]) == pytest.approx(error, abs=1e-6)
+    guess = jax.nn.one_hot(jnp.zeros_like(batch.targets), 4) * 20 - 10
+    _, metrics = task.loss(guess, batch)
+    assert float(metrics["wrong"]) == pytest.approx(task.baselines["memoryless wrong"], abs=0.04)
+
+
+def test_temporal_order_is_evaluated_at_other_lengths():
+    task = build(
+        TemporalOrder(length=20, protocol="2013", evaluation_size=50, evaluate_lengths=(30, 200))
+    )
+    shapes = {name: batch.inputs.shape for name, batch in task.evaluation.items()}
+    assert shapes == {"validation": (50, 20), "length-30": (50, 30), "length-200": (50, 200)}
+    events = np.flatnonzero((np.asarray(task.evaluation["length-200"].inputs) < 2).any(axis=0))
+    assert set(events) <= {*range(20, 40), *range(80, 100)}
 
 
 # -- the rest

@@ -12,7 +12,9 @@ from jaxlstm.config.files import Config as Config
 from jaxlstm.config.files import dumps as dumps
 from jaxlstm.config.files import load as load
 from jaxlstm.config.files import loads as loads
+from jaxlstm.config.model import GRU as GRU
 from jaxlstm.config.model import LSTM as LSTM
+from jaxlstm.config.model import LSTM1997 as LSTM1997
 from jaxlstm.config.model import RNN as RNN
 from jaxlstm.config.model import Ginibre as Ginibre
 from jaxlstm.config.model import GlorotUniform as GlorotUniform

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from jaxlstm.config.base import Kind, Part, Positive, Width
+from jaxlstm.config.base import Kind, Part, Positive, Share, Width
 
 
 class Orthogonal(Kind, frozen=True, tag="orthogonal"):
@@ -68,6 +68,8 @@ class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
         recurrent_init: how the recurrent weights begin.
         embedding_size: learn a vector of this size for each symbol of a token task; symbols come
             in one-hot if left out.
+        dropout: while it trains, the share of outputs that are dropped at each step, between two
+            layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
     """
 
     hidden_size: Width
@@ -76,6 +78,7 @@ class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
     chrono_t_max: Annotated[int, Meta(ge=3, le=10_000_000)] | None = None
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
+    dropout: Share = 0.0
 
     def __post_init__(self) -> None:
         if self.forget_bias is not None and self.chrono_t_max is not None:
@@ -92,6 +95,8 @@ class RNN(Part, frozen=True, tag_field="cell", tag="rnn"):
         recurrent_init: how the recurrent weights begin.
         embedding_size: learn a vector of this size for each symbol of a token task; symbols come
             in one-hot if left out.
+        dropout: while it trains, the share of outputs that are dropped at each step, between two
+            layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
     """
 
     hidden_size: Width
@@ -99,6 +104,73 @@ class RNN(Part, frozen=True, tag_field="cell", tag="rnn"):
     activation: Literal["tanh", "relu", "identity", "sigmoid"] = "tanh"
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
+    dropout: Share = 0.0
 
 
-Model = LSTM | RNN
+class GRU(Part, frozen=True, tag_field="cell", tag="gru"):
+    """Gated recurrent units (Cho et al. 2014) and a linear readout.
+
+    Args:
+        hidden_size: units of a layer.
+        layers: cells on top of each other.
+        reset_after: whether the reset gate acts after the product with the state, as in cuDNN and
+            torch, or before it, as in the paper.
+        recurrent_init: how the recurrent weights begin.
+        embedding_size: learn a vector of this size for each symbol of a token task; symbols come
+            in one-hot if left out.
+        dropout: while it trains, the share of outputs that are dropped at each step, between two
+            layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
+    """
+
+    hidden_size: Width
+    layers: Annotated[int, Meta(ge=1, le=64)] = 1
+    reset_after: bool = True
+    recurrent_init: RecurrentInit = Orthogonal()
+    embedding_size: Width | None = None
+    dropout: Share = 0.0
+
+
+class LSTM1997(Part, frozen=True, tag_field="cell", tag="lstm-1997"):
+    """Memory blocks as Hochreiter & Schmidhuber published them, and a linear readout.
+
+    The inputs reach the hidden units alone, and the readout reads the cells alone.
+
+    Args:
+        blocks: memory blocks, each with one input gate and one output gate.
+        block_size: cells of a block.
+        input_gate_bias: where the biases of the input gates start: one number, or one for each
+            block; as `biases` says if left out.
+        output_gate_bias: likewise for the output gates.
+        cell_bias: whether the cells' inputs have biases.
+        readout_bias: whether the readout has one.
+        truncated: the paper's truncated gradients, or full backpropagation through time.
+        limit: all weights, those of the readout too, begin uniform within ±limit.
+        biases: where biases begin that no number is given for: "drawn" like the weights, since in
+            1997 a bias is the weight of a unit that is always on, or "zero".
+    """
+
+    blocks: Width
+    block_size: Width = 1
+    input_gate_bias: float | tuple[float, ...] | None = None
+    output_gate_bias: float | tuple[float, ...] | None = None
+    cell_bias: bool = True
+    readout_bias: bool = True
+    truncated: bool = True
+    limit: Positive = 0.1
+    biases: Literal["drawn", "zero"] = "drawn"
+
+    def __post_init__(self) -> None:
+        for name in ("input_gate_bias", "output_gate_bias"):
+            given = getattr(self, name)
+            if isinstance(given, tuple) and len(given) != self.blocks:
+                raise ValueError(
+                    f"{name}: expected one number for each of blocks = {self.blocks}, got "
+                    f"{len(given)}"
+                )
+
+    @property
+    def embedding_size(self) -> None:
+        """Symbols come in one-hot."""
+
+
+Model = LSTM | RNN | GRU | LSTM1997

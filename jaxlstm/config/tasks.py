@@ -11,10 +11,18 @@ class Adding(Kind, frozen=True, tag="adding"):
     """The adding problem: the sum of two marked numbers (`jaxlstm.tasks.adding`).
 
     Args:
-        length: steps of a sequence.
+        length: steps of a sequence; in 1997 the fewest, the most being a tenth more.
+        protocol: "2016" (Arjovsky, Shah, Bengio) or "1997" (Hochreiter & Schmidhuber).
     """
 
     length: Annotated[int, Meta(ge=2, le=1_000_000)] = 100
+    protocol: Literal["1997", "2016"] = "2016"
+
+    def __post_init__(self) -> None:
+        if self.protocol == "1997" and self.length < 11:
+            raise ValueError(
+                f'length: expected int >= 11 with protocol = "1997", got {self.length}'
+            )
 
 
 class CopyMemory(Kind, frozen=True, tag="copy"):
@@ -38,11 +46,18 @@ class TemporalOrder(Kind, frozen=True, tag="temporal-order"):
         length: steps of a sequence; in 1997 the shortest, the longest being a tenth longer.
         events: how many events there are: 2, or in 1997 also 3.
         protocol: "1997" (Hochreiter & Schmidhuber) or "2013" (Pascanu, Mikolov, Bengio).
+        outputs: "softmax", trained by cross-entropy, or "logistic", one unit for each class,
+            trained by squared error as in 1997.
+        evaluation_size: sequences of an evaluation set.
+        evaluate_lengths: lengths of more evaluation sets, called "length-1000" and so on.
     """
 
     length: Annotated[int, Meta(ge=10, le=1_000_000)] = 100
     events: Literal[2, 3] = 2
     protocol: Literal["1997", "2013"] = "1997"
+    outputs: Literal["softmax", "logistic"] = "softmax"
+    evaluation_size: Annotated[int, Meta(ge=1, le=100_000)] = 2560
+    evaluate_lengths: tuple[Annotated[int, Meta(ge=10, le=1_000_000)], ...] = ()
 
     def __post_init__(self) -> None:
         if self.events == 3 and self.protocol == "2013":

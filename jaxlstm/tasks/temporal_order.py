@@ -13,9 +13,16 @@ Two protocols, with T = `length`:
 - `"2013"`, Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks":
   no beginning and no trigger, T steps exactly, two events in [0.1, 0.2) T and [0.4, 0.5) T.
 
-The loss is the mean cross-entropy of the class in nats; `error` is the share of sequences that are
-classified wrongly. Solved: `error` below 0.01, the criterion of 2013, on a fixed set of 2,560
-sequences, as many as 1997 tested on.
+With `outputs = "softmax"` the loss is the mean cross-entropy of the class in nats; `error` is the
+share of sequences that are classified wrongly. Solved: `error` below 0.01, the criterion of 2013,
+on a fixed set of 2,560 sequences, as many as 1997 tested on.
+
+With `outputs = "logistic"`, the outputs of 1997, each class has a unit y = σ(z), whose target t is
+1 for the class of the sequence and 0 for all others. The loss of a sequence is Σ ½ (y − t)² over
+the units. A sequence is `wrong` when any unit is off by .3 or more; `abs_error` is the mean of
+|y − t| over the units and `squared_error` the sum of (y − t)² over them, the two readings of the
+"error" whose mean had to fall below .1 in 1997; `error` is by the most active unit. All are means
+over sequences, and with a batch of one sequence those of that sequence. Solved: `wrong` below 0.01.
 """
 
 import functools
@@ -26,14 +33,23 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy, fixed_key
+from jaxlstm.tasks.base import (
+    Batch,
+    Goal,
+    Task,
+    at_least_float32,
+    correct,
+    cross_entropy,
+    fixed_key,
+)
 
 if TYPE_CHECKING:
     from jaxlstm.config import TemporalOrder
 
-EVALUATION_SIZE = 2560
 EVALUATION_SEED = 1997
 EVENTS, DISTRACTORS = 2, 4
+TOLERANCE = 0.3
+"""By how much a unit of a right sequence may be off, in 1997."""
 BEGINNING, TRIGGER = EVENTS + DISTRACTORS, EVENTS + DISTRACTORS + 1
 # Where events lie, in hundredths of the length.
 PLACES = {
@@ -47,12 +63,15 @@ def build(config: "TemporalOrder") -> Task:
     """Build the temporal order problem at one length.
 
     Args:
-        config: `length`, T; `events`, 2 or 3; `protocol`, "1997" or "2013".
+        config: `length`, T; `events`, 2 or 3; `protocol`, "1997" or "2013"; `outputs`, "softmax" or
+            "logistic"; `evaluation_size`; `evaluate_lengths`.
 
     Returns:
         A task with inputs `[B, T']` int32 of 8 symbols (6 in 2013), targets `[B]` int32 in
         [0, 2^events), `lengths` `[B]` in 1997, one output of 2^events logits for each sequence, and
-        a fixed `"validation"` set. Metrics: `cross_entropy` in nats, `error`.
+        a fixed `"validation"` set, besides one named `"length-L"` for each other length L. Metrics:
+        `cross_entropy` in nats, `error`; with logistic outputs `wrong`, `abs_error`,
+        `squared_error`, `error`.
 
     Examples:
         >>> import jax
@@ -68,7 +87,11 @@ def build(config: "TemporalOrder") -> Task:
     def sample(data: Any, key: Array, batch_size: int) -> Batch:
         return draw(key, batch_size, length, events, protocol)
 
-    classes = 2**events
+    def evaluation(length: int) -> Batch:
+        return draw(fixed_key(EVALUATION_SEED), config.evaluation_size, length, events, protocol)
+
+    classes, logistic = 2**events, config.outputs == "logistic"
+    guess = 1 - 1 / classes
     return Task(
         name=f"temporal order of {events}, {length} steps",
         input_size=EVENTS + DISTRACTORS + 2 * (protocol == "1997"),
@@ -77,12 +100,19 @@ def build(config: "TemporalOrder") -> Task:
         every_step=False,
         data=(),
         sample=sample,
-        evaluation={"validation": sample((), fixed_key(EVALUATION_SEED), EVALUATION_SIZE)},
-        loss=loss,
-        goal=Goal("validation", "error", below=0.01),
+        evaluation={
+            "validation": evaluation(length),
+            **{f"length-{other}": evaluation(other) for other in config.evaluate_lengths},
+        },
+        loss=squared_loss if logistic else loss,
+        goal=Goal("validation", "wrong" if logistic else "error", below=0.01),
         baselines={
-            "memoryless cross_entropy": math.log(classes),
-            "memoryless error": 1 - 1 / classes,
+            **(
+                {"memoryless wrong": guess}
+                if logistic
+                else {"memoryless cross_entropy": math.log(classes)}
+            ),
+            "memoryless error": guess,
         },
     )
 
@@ -120,3 +150,17 @@ def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     nats = jnp.mean(cross_entropy(outputs, batch.targets))
     wrong = jnp.mean(1 - correct(outputs, batch.targets))
     return nats, {"cross_entropy": nats, "error": wrong}
+
+
+def squared_loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """Half the squared error of logistic units, from `[B, O]` before σ, with the errors of 1997."""
+    active = jax.nn.sigmoid(at_least_float32(outputs))
+    targets = jax.nn.one_hot(batch.targets, active.shape[-1], dtype=active.dtype)
+    off = jnp.abs(active - targets)
+    squares = jnp.mean(jnp.sum(jnp.square(off), axis=-1))
+    return squares / 2, {
+        "wrong": jnp.mean(jnp.any(off >= TOLERANCE, axis=-1), dtype=active.dtype),
+        "abs_error": jnp.mean(off),
+        "squared_error": squares,
+        "error": jnp.mean(1 - correct(outputs, batch.targets)),
+    }

@@ -27,8 +27,8 @@ def export(
     """Write the network of a run, as its latest checkpoint has it, into one file.
 
     - "onnx": a model with the inputs `inputs` and `lengths` and the output `outputs`.
-    - "torch": a safetensors file with the names of `nn.Embedding` (`embedding`), `nn.LSTM` or
-      `nn.RNN` (`recurrent`) and `nn.Linear` (`readout`) in one module.
+    - "torch": a safetensors file with the names of `nn.Embedding` (`embedding`), `nn.LSTM`,
+      `nn.GRU` or `nn.RNN` (`recurrent`) and `nn.Linear` (`readout`) in one module.
     - "keras": a Sequential model for `keras.models.load_model`.
     - "safetensors": our own, for `jaxlstm.convert.safetensors.load`, with the embedding and the
       readout beside the cell.
@@ -74,6 +74,14 @@ def _embedding(training: Training, params: model.Params) -> np.ndarray | None:
     return np.eye(training.task.input_size, dtype=np.float32)
 
 
+def _readout(params: model.Params) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel and the bias; a readout without one has a bias of zero."""
+    kernel, bias = params.readout
+    return np.asarray(kernel), np.zeros(
+        kernel.shape[1], kernel.dtype
+    ) if bias is None else np.asarray(bias)
+
+
 def _onnx(file: Path, training: Training, params: model.Params) -> None:
     _whole(convert.onnx_model.write, file, training, params)
 
@@ -89,7 +97,7 @@ def _whole(write: Callable[..., None], file: Path, training: Training, params: A
         network.cell,
         params.cell,
         embedding=_embedding(training, params),
-        readout=tuple(map(np.asarray, params.readout)),
+        readout=_readout(params),
         every_step=network.every_step,
     )
 
@@ -99,16 +107,15 @@ def _torch(file: Path, training: Training, params: model.Params) -> None:
     embedding = _embedding(training, params)
     if embedding is not None:
         arrays["embedding.weight"] = embedding
-    arrays["readout.weight"] = np.asarray(params.readout.kernel).T
-    arrays["readout.bias"] = np.asarray(params.readout.bias)
+    kernel, arrays["readout.bias"] = _readout(params)
+    arrays["readout.weight"] = kernel.T
     convert.safetensors.write(file, arrays, {"framework": "torch"})
 
 
 def _safetensors(file: Path, training: Training, params: model.Params) -> None:
-    others = {
-        "readout.kernel": np.asarray(params.readout.kernel),
-        "readout.bias": np.asarray(params.readout.bias),
-    }
+    others = {"readout.kernel": np.asarray(params.readout.kernel)}
+    if params.readout.bias is not None:
+        others["readout.bias"] = np.asarray(params.readout.bias)
     if params.embedding is not None:
         others["embedding"] = np.asarray(params.embedding)
     convert.safetensors.dump(training.network.cell, params.cell, file, others=others)

@@ -13,8 +13,11 @@ from jaxlstm import config
 from jaxlstm.tasks import Batch, Task
 from jaxlstm.training.model import Model, Params
 
-Objective = Callable[[Params, Batch, Array], tuple[Array, dict[str, Array]]]
+Objective = Callable[..., tuple[Array, dict[str, Array]]]
 Term = Callable[[Params, Batch], Array]
+
+# Tasks split the key of a batch, and the keys of a split are `fold_in` of 0, 1, 2, …
+DROPPING = 2**31 - 1
 
 
 def build(task: Task, network: Model, penalty: config.Penalty | None = None) -> Objective:
@@ -26,13 +29,17 @@ def build(task: Task, network: Model, penalty: config.Penalty | None = None) -> 
         penalty: the `[penalty]` table; None for the loss alone.
 
     Returns:
-        `(params, batch, step) -> (value, metrics)`: the metric `loss` is that of the task alone,
-        `penalty` the term before it is multiplied by its weight.
+        `(params, batch, step, key=None) -> (value, metrics)`: the metric `loss` is that of the task
+        alone, `penalty` the term before it is multiplied by its weight. With the key of the batch a
+        network with dropout drops; the term never does.
     """
     more = None if penalty is None else term(penalty, task, network)
 
-    def objective(params: Params, batch: Batch, step: Array) -> tuple[Array, dict[str, Array]]:
-        outputs = network.apply(params, batch.inputs, batch.lengths)
+    def objective(
+        params: Params, batch: Batch, step: Array, key: Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        ours = jax.random.fold_in(key, DROPPING) if network.dropout and key is not None else None
+        outputs = network.apply(params, batch.inputs, batch.lengths, key=ours)
         loss, metrics = task.loss(outputs, batch)
         metrics: dict[str, Any] = {"loss": loss, **metrics}
         if penalty is None or more is None:

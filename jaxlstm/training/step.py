@@ -97,10 +97,11 @@ def build(
     streak = stop if isinstance(stop, config.Streak) else None
 
     def update(state: TrainState, data: Any) -> tuple[TrainState, dict[str, Array]]:
-        batch = task.sample(data, jax.random.fold_in(state.key, state.step), batch_size)
+        key = jax.random.fold_in(state.key, state.step)
+        batch = task.sample(data, key, batch_size)
         gradient: Any
         (value, measured), gradient = jax.value_and_grad(total, has_aux=True)(
-            state.params, batch, state.step
+            state.params, batch, state.step, key
         )
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
