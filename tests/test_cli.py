@@ -72,7 +72,7 @@ MISTAKES = [
     (["report"], "report: expected a RUN"),
     (["report", "runs/none"], "'runs/none' is no run folder"),
     (["list", "none"], "list: there is no folder 'none'"),
-    (["list", "--a.b", "3"], "--a.b: only `run` and `study` take keys of a config"),
+    (["list", "--a.b", "3"], "--a.b: only `run`, `study` and `reproduce` take keys of a config"),
 ]
 
 
