@@ -106,6 +106,9 @@ def type_at(spec: Any, data: Any, path: Path) -> inspect.Type | None:
     """Find the type that belongs at a path, choosing among kinds by what `data` says."""
     found: inspect.Type | None = inspect.type_info(spec)
     for index, part in enumerate(path):
+        if isinstance(part, int) and isinstance(found, inspect.VarTupleType):
+            found = found.item_type
+            continue
         struct = _struct(found, value_at(data, path[:index]))
         if struct is None:
             return None
