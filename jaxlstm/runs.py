@@ -10,17 +10,19 @@ A run is a folder `runs/NAME-YYYYMMDD-HHMMSS`:
     tables/NAME.json     {"title", "caption", "columns", "rows"}
     checkpoints/         the state of a training
     report.html          made from the rest
+    .lock                held by the process that works here (`jaxlstm.locks`)
 
 Files are replaced as wholes, so that a reader never sees half of one; lines of a JSONL file are
 appended, and a line that was cut short is not read. Numbers that are not finite are null.
+
+Format versions: 1; 2 since checkpoints carry the hashes of their files.
 """
 
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,9 +30,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from jaxlstm import locks, storage
 from jaxlstm.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PACKAGES = ("jaxlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "msgspec")
 Kind = Literal["training", "study", "reproduction"]
 State = Literal["running", "finished", "interrupted", "failed"]
@@ -108,14 +111,15 @@ def free_folder(name: str, out: str | Path | None = None) -> Path:
         out: the exact folder; `runs/NAME-YYYYMMDD-HHMMSS` if None.
 
     Returns:
-        A path at which there is nothing, or an empty folder.
+        A path at which there is nothing, an empty folder, or one in which a run was stopped before
+        it had begun.
 
     Raises:
         UserError: when `out` is taken.
     """
     if out is not None:
         folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not _free(folder):
             raise UserError(f"--out: expected a new or empty folder, got '{folder}'")
         return folder
     stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -214,9 +218,7 @@ def append(folder: str | Path, name: str, record: Mapping[str, Any]) -> None:
     Raises:
         UserError: when the file cannot be written, as all functions here that write.
     """
-    path = Path(folder) / name
-    with _writing(path), path.open("ab") as file:
-        file.write(msgspec.json.encode(record) + b"\n")
+    storage.append(Path(folder) / name, msgspec.json.encode(record) + b"\n")
 
 
 def read_jsonl(folder: str | Path, name: str) -> list[dict[str, Any]]:
@@ -224,15 +226,15 @@ def read_jsonl(folder: str | Path, name: str) -> list[dict[str, Any]]:
 
     A last line that was cut short by the end of the process is left out.
     """
-    return list(_records(Path(folder) / name))
+    return [record for _, record in storage.records(Path(folder) / name)]
 
 
 def truncate_jsonl(folder: str | Path, name: str, step: int) -> None:
     """Drop the records of later steps than `step`, so that a resumed run writes them again."""
     path = Path(folder) / name
     if path.exists():
-        kept = [record for record in _records(path) if record["step"] <= step]
-        _replace(path, b"".join(msgspec.json.encode(record) + b"\n" for record in kept))
+        kept = [line + b"\n" for line, record in storage.records(path) if record["step"] <= step]
+        storage.replace(path, b"".join(kept))
 
 
 def write_figure(folder: str | Path, name: str, figure: Mapping[str, Any]) -> None:
@@ -290,7 +292,16 @@ def find(folder: str | Path = "runs") -> list[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole or not at all."""
-    _replace(path, text.encode("utf-8"))
+    storage.replace(path, text.encode("utf-8"))
+
+
+def _free(folder: Path) -> bool:
+    """Whether a run may begin here: nothing, or what a process left that was killed at once."""
+    if not folder.is_dir():
+        return not folder.exists()
+    found = {path.name for path in folder.iterdir()}
+    left = {name for name in found if name in (locks.NAME, "config.toml") or name[0] == "."}
+    return not found or (locks.NAME in found and found == left)
 
 
 def _named(folder: str | Path, room: str, name: str) -> Path:
@@ -302,44 +313,7 @@ def _named(folder: str | Path, room: str, name: str) -> Path:
 def _write_json(path: Path, value: Any) -> None:
     # msgspec writes NaN and infinity as null.
     content = msgspec.json.format(msgspec.json.encode(value), indent=2)
-    _replace(path, content + b"\n")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """A full disk or a folder that may not be written is the user's to know, in one line."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write '{path}' ({error.strerror})") from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _writing(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for number, line in enumerate(lines := path.read_bytes().split(b"\n"), start=1):
-        if not line:
-            continue
-        try:
-            yield msgspec.json.decode(line, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            if number != len(lines):
-                raise UserError(f"'{path}', line {number}: expected a JSON object") from None
+    storage.replace(path, content + b"\n")
 
 
 def _git_revision() -> str | None:

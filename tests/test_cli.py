@@ -63,7 +63,7 @@ MISTAKES = [
     (["run", "small.toml", "small.toml", "--out", "x"], "--out: expected one config with it"),
     (["run", "small.toml", "--out", "."], "--out: expected a new or empty folder, got '.'"),
     (["run", "small.toml", "--out", "small.toml"], "--out: expected a new or empty folder"),
-    (["run", "small.toml", "--out", "small.toml/x"], "cannot write 'small.toml/x/config.toml'"),
+    (["run", "small.toml", "--out", "small.toml/x"], "cannot write in 'small.toml/x' (Not a"),
     (["run", "--resume", "."], "'.' is no run folder"),
     (["run", "small.toml", "--resume", "."], "--resume: expected run folders alone"),
     (["run", "small.toml", "--task.kind", "characters", "--task.path", "x"], "task.length"),

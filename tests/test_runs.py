@@ -28,7 +28,7 @@ def test_a_manifest_comes_back_equal_and_holds_what_the_format_says(tmp_path):
     made = make(tmp_path / "r")
     assert runs.read_manifest(tmp_path / "r") == made
     plain = json.loads((tmp_path / "r" / "manifest.json").read_text())
-    assert plain["format_version"] == 1
+    assert plain["format_version"] == runs.FORMAT_VERSION
     assert plain["state"] == "running"
     assert plain["seeds"] == [0, 3]
     assert plain["started"].endswith("+00:00")
@@ -76,7 +76,7 @@ def test_a_damaged_line_in_the_middle_is_said(tmp_path):
         ("{", "is no manifest"),
         ("[]", "is no manifest"),
         ('{"format_version": 1}', "is no manifest"),
-        ('{"format_version": 99}', "has format version 99, this jaxlstm reads up to 1"),
+        ('{"format_version": 99}', "has format version 99, this jaxlstm reads up to 2"),
         ("{}", "has format version None"),
     ],
 )

@@ -4,10 +4,13 @@ Exit status: 0; 2 and one line for what the user got wrong; 1 for a training who
 being finite; 130 for one that was interrupted. What a command needs is imported when it runs.
 """
 
+import contextlib
 import functools
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with _terminable():
+        return _main(given)
+
+
+def _main(given: list[str]) -> int:
     try:
         command, overrides = parse(given)
         line = shlex.join(["jaxlstm", *given])
@@ -62,6 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return 130
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the program as ^C does, wherever it is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _load(command: Run | Study, overrides: Overrides, wanted: str) -> list[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxlstm import config, report, runs, studies, training
+from jaxlstm import config, locks, report, runs, studies, training
 from jaxlstm.errors import UserError
 from jaxlstm.reproductions import checks
 from jaxlstm.reproductions.table import write as write_table
@@ -27,7 +27,7 @@ def prepare(reproduction: config.Reproduction, folder: Path) -> runs.Manifest | 
     Raises:
         UserError: when the folder holds something else.
     """
-    if not folder.exists():
+    if not (folder / "manifest.json").exists():
         return None
     manifest = runs.read_manifest(folder)
     if config.load(folder / "config.toml") != reproduction:
@@ -62,8 +62,21 @@ def run(
         where a training was.
 
     Raises:
-        UserError: when the folder holds another config, or a training cannot be made.
+        UserError: when the folder holds another config, another process works in it, or a
+            training cannot be made.
     """
+    prepare(reproduction, folder)
+    with locks.alone(folder):
+        return _run(reproduction, folder, command, quiet, progress)
+
+
+def _run(
+    reproduction: config.Reproduction,
+    folder: Path,
+    command: str,
+    quiet: bool,
+    progress: Callable[..., Any],
+) -> runs.Manifest:
     there = prepare(reproduction, folder)
     if there is not None and there.state == "finished":
         return there
@@ -96,7 +109,7 @@ def run(
 
 
 def _trained(ready: training.Training, folder: Path, command: str, quiet: bool) -> runs.Manifest:
-    if not folder.exists():
+    if not (folder / "manifest.json").exists():
         ended = training.run(ready, folder, command=command, quiet=quiet)
     elif (ended := runs.read_manifest(folder)).state not in ("finished", "failed"):
         ended = training.resume(folder, quiet=quiet)
@@ -109,7 +122,7 @@ def _studied(
 ) -> runs.Manifest:
     """A study leaves nothing to go on from: it is made as a whole, in a folder of its own."""
     inner = folder / "study"
-    if not inner.exists() or runs.read_manifest(inner).state != "finished":
+    if not (inner / "manifest.json").exists() or runs.read_manifest(inner).state != "finished":
         studies.record(study, inner, command=command, progress=progress)
     report.write(inner)
     made = runs.read_manifest(inner)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jaxlstm import config, runs, training
+from jaxlstm import config, locks, runs, training
 from jaxlstm.studies import (
     carousel,
     gates,
@@ -57,30 +57,29 @@ def record(
         The manifest at the end.
 
     Raises:
-        UserError: when the folder cannot be written.
+        UserError: when the folder cannot be written, or another process works in it.
     """
-    runs.create(
-        folder,
-        config=config.dumps(study),
-        kind="study",
-        name=study.name,
-        question=study.question,
-        command=command,
-        seeds=study.seed_list,
-        device=training.device(),
-    )
-    began = time.monotonic()
-    try:
-        summary = run(study, folder, progress)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        runs.update_manifest(
+    with locks.alone(folder):
+        runs.create(
             folder,
-            state="interrupted" if interrupted else "failed",
-            seconds=time.monotonic() - began,
-            reason=None if interrupted else str(error),
+            config=config.dumps(study),
+            kind="study",
+            name=study.name,
+            question=study.question,
+            command=command,
+            seeds=study.seed_list,
+            device=training.device(),
         )
-        raise
-    return runs.update_manifest(
-        folder, state="finished", seconds=time.monotonic() - began, summary=summary
-    )
+        began = time.monotonic()
+        ended: dict[str, Any] = {}
+        try:
+            ended = {"state": "finished", "summary": run(study, folder, progress)}
+        except KeyboardInterrupt:
+            ended = {"state": "interrupted"}
+            raise
+        except BaseException as error:
+            ended = {"state": "failed", "reason": str(error)}
+            raise
+        finally:
+            manifest = runs.update_manifest(folder, seconds=time.monotonic() - began, **ended)
+    return manifest

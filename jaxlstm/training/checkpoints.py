@@ -1,18 +1,31 @@
-"""Checkpoints of whole trainings, with orbax: the one place that knows it."""
+"""Checkpoints of whole trainings, with orbax: the one place that knows it.
 
+orbax writes to `checkpoints/STEP.part`. The SHA-256 of every file there is put beside them, all is
+brought to the disk, and only then is the folder given its name. Whenever the program is killed, or
+the disk is full, the checkpoints before it are as they were; and a file that was damaged since is
+found out before its numbers are believed.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxlstm import storage
 from jaxlstm.errors import UserError
 from jaxlstm.training.step import TrainState
 
 KEPT = 2
+SUMS = "sha256.json"
 
 
 class Checkpoint(NamedTuple):
@@ -47,14 +60,26 @@ def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: f
         UserError: when it cannot be written.
     """
     path = _room(folder) / f"{step:09d}"
+    part, before = path.with_suffix(".part"), path.with_suffix(".before")
+    content = {"seconds": np.float64(seconds), "states": _plain(states)}
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            content = {"seconds": np.float64(seconds), "states": _plain(states)}
-            checkpointer.save(path, content, force=True)
-        for old in _found(folder)[KEPT:]:
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"cannot write the checkpoint '{path}' ({error.strerror})") from None
+        for left in _room(folder).glob("*.part*"):  # orbax adds to the name while it writes
+            shutil.rmtree(left, ignore_errors=True)
+        with _unheard(), ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(part, content)
+        storage.replace(part / SUMS, json.dumps(_sums(part), indent=1).encode())
+        storage.to_disk(part.rglob("*"))
+        if path.exists():
+            path.rename(before)
+        part.rename(path)
+        storage.folder_to_disk(path.parent)
+    # On a full disk what lies below orbax raises anything at all.
+    except Exception as error:
+        shutil.rmtree(part, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"cannot write the checkpoint '{path}' ({reason})") from None
+    for old in [before, *_found(folder)[KEPT:]]:
+        shutil.rmtree(old, ignore_errors=True)
     return path
 
 
@@ -72,22 +97,70 @@ def latest(folder: str | Path, like: Sequence[TrainState]) -> Checkpoint | None:
         UserError: when there are checkpoints but none can be read.
     """
     skipped = []
-    abstract = {"seconds": np.float64(0), "states": jax.eval_shape(_plain, like)}
+    wanted = jax.eval_shape(_plain, like)
     for path in _found(folder):
-        try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                plain = checkpointer.restore(path, abstract)
         # A damaged file makes orbax and what lies below it raise anything at all.
+        try:
+            states, seconds = _read(path, wanted)
         except Exception:
             skipped.append(path)
             continue
-        states = [
-            state._replace(key=jax.random.wrap_key_data(state.key)) for state in plain["states"]
-        ]
-        return Checkpoint(states, int(path.name), float(plain["seconds"]), skipped)
+        return Checkpoint(states, int(path.name), seconds, skipped)
     if skipped:
         raise UserError(f"no checkpoint in '{_room(folder)}' can be read for this config")
     return None
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint that cannot be read: it is in nobody's way then, and not lost."""
+    count, aside = 1, path.with_suffix(".damaged")
+    while aside.exists():
+        count, aside = count + 1, path.with_suffix(f".damaged-{count + 1}")
+    with storage.writing(aside):
+        return path.rename(aside)
+
+
+def _read(path: Path, wanted: Sequence[TrainState]) -> tuple[list[TrainState], float]:
+    """Read a checkpoint of any format version; one of version 1 has no hashes, nor stop rules."""
+    asked = [state._asdict() for state in wanted]
+    old = not (path / SUMS).exists()
+    if old:
+        for state in asked:
+            del state["recent"], state["stopped"]
+    elif json.loads((path / SUMS).read_bytes()) != _sums(path):
+        raise ValueError(f"'{path}' is damaged")
+    with _unheard(), ocp.StandardCheckpointer() as checkpointer:
+        plain = checkpointer.restore(path, {"seconds": np.float64(0), "states": asked})
+    states = []
+    for state in plain["states"]:
+        if old:
+            state |= {"recent": None, "stopped": jnp.int32(-1)}
+        states.append(TrainState(**state | {"key": jax.random.wrap_key_data(state["key"])}))
+    return states, float(plain["seconds"])
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != SUMS:
+            with path.open("rb") as file:
+                name = path.relative_to(folder).as_posix()
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep the log free of what orbax leaves behind when it gives up: it raises as well."""
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _room(folder: str | Path) -> Path:
@@ -95,7 +168,7 @@ def _room(folder: str | Path) -> Path:
 
 
 def _found(folder: str | Path) -> list[Path]:
-    """The finished checkpoints, the latest first; orbax renames a folder when it is whole."""
+    """The finished checkpoints, the latest first."""
     room = _room(folder)
     found = [path for path in room.iterdir() if path.name.isdigit()] if room.is_dir() else []
     return sorted(found, key=lambda path: int(path.name), reverse=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm import config, runs, spread
+from jaxlstm import config, locks, runs, spread, storage
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar, clock
 from jaxlstm.training import (
@@ -26,6 +27,8 @@ from jaxlstm.training import (
 from jaxlstm.training.interrupts import stop_wish
 from jaxlstm.training.prepare import Training, prepare
 from jaxlstm.training.step import TrainState
+
+RECORDS = ("metrics.jsonl", "samples.jsonl")
 
 
 def run(
@@ -43,23 +46,27 @@ def run(
         The manifest at the end; its state is "finished", "interrupted" or "failed".
 
     Raises:
-        UserError: when the folder cannot be written.
+        UserError: when the folder cannot be written, holds a run, or another process works in it.
     """
     experiment = training.experiment
     states = training.states()
-    runs.create(
-        folder,
-        config=config.dumps(experiment),
-        kind="training",
-        name=experiment.name,
-        question=experiment.question,
-        command=command,
-        seeds=experiment.seed_list,
-        device=device(seeds.devices(experiment.train.devices, len(states))),
-        parameters=model.count(states[0].params),
-        baselines=training.task.baselines,
-    )
-    return _Sitting(training, Path(folder), states, 0, 0.0, quiet).run()
+    devices = seeds.devices(experiment.train.devices, len(states))
+    with stop_wish() as wish, locks.alone(folder):
+        if (Path(folder) / "manifest.json").exists():
+            raise UserError(f"'{folder}' holds a run already")
+        runs.create(
+            folder,
+            config=config.dumps(experiment),
+            kind="training",
+            name=experiment.name,
+            question=experiment.question,
+            command=command,
+            seeds=experiment.seed_list,
+            device=device(devices),
+            parameters=model.count(states[0].params),
+            baselines=training.task.baselines,
+        )
+        return _Sitting(training, Path(folder), states, 0, 0.0, quiet).run(wish)
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
@@ -76,7 +83,8 @@ def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
         The manifest at the end.
 
     Raises:
-        UserError: when the folder is no training, or its checkpoints cannot be read.
+        UserError: when the folder is no training, another process works in it, or its checkpoints
+            cannot be read.
     """
     folder = Path(folder)
     manifest = runs.read_manifest(folder)
@@ -85,16 +93,25 @@ def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
         raise UserError(f"--resume: expected the run folder of a training, got '{folder}'")
     if manifest.state == "finished":
         return manifest
-    training = prepare(experiment)
-    found = checkpoints.latest(folder, training.shapes())
-    states, seconds = (found.states, found.seconds) if found else (training.states(), 0.0)
-    step = found.step if found else 0
-    for path in found.skipped if found else ():
-        Bar("", 1, quiet=quiet).say(f"{path} cannot be read and is passed over")
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        runs.truncate_jsonl(folder, name, step)
-    runs.update_manifest(folder, state="running", reason=None)
-    return _Sitting(training, folder, states, step, seconds, quiet).run()
+    with stop_wish() as wish, locks.alone(folder):
+        if runs.read_manifest(folder).state == "finished":
+            return runs.read_manifest(folder)
+        training = prepare(experiment)
+        found = checkpoints.latest(folder, training.shapes())
+        states, seconds = (found.states, found.seconds) if found else (training.states(), 0.0)
+        for path in found.skipped if found else ():
+            aside = checkpoints.set_aside(path).name
+            Bar("", 1, quiet=quiet).say(
+                f"{path} cannot be read and is passed over; it is now {aside}"
+            )
+        step = found.step if found else 0
+        for name in RECORDS:
+            # What is measured before the first step is measured again.
+            runs.truncate_jsonl(folder, name, step or -1)
+        runs.update_manifest(
+            folder, format_version=runs.FORMAT_VERSION, state="running", reason=None
+        )
+        return _Sitting(training, folder, states, step, seconds, quiet).run(wish)
 
 
 class _Sitting:
@@ -119,9 +136,21 @@ class _Sitting:
         self._devices = seeds.devices(self._train.devices, len(states))
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
         self._spent, self._measuring, self._sequences = 0.0, 0.0, 0
-        self._before = states, self._step
+        self._before, self._saved = (states, self._step), -1
 
-    def run(self) -> runs.Manifest:
+    def run(self, wish: threading.Event) -> runs.Manifest:
+        """Train until the end, or until a wish to stop."""
+        try:
+            return self._run(wish)
+        except KeyboardInterrupt:
+            runs.update_manifest(self._folder, state="interrupted")
+            raise
+        except UserError as error:
+            with contextlib.suppress(UserError):  # a full disk takes that neither
+                runs.update_manifest(self._folder, state="failed", reason=str(error))
+            raise
+
+    def _run(self, wish: threading.Event) -> runs.Manifest:
         experiment, train = self._training.experiment, self._train
         sample_every = experiment.sample.every if experiment.sample else None
         measure_every = experiment.gradients.every if experiment.gradients else None
@@ -133,7 +162,7 @@ class _Sitting:
             measure_every,
         )
         over = spread(self._devices) if self._devices > 1 else contextlib.nullcontext()
-        with over, stop_wish() as wish, self._bar:
+        with over, self._bar:
             self._bar.update(self._step, compiling="…")
             advance = seeds.over_seeds(self._training.update.advance, how=self._how)
             if experiment.gradients:
@@ -295,7 +324,10 @@ class _Sitting:
         runs.append(self._folder, "metrics.jsonl", {**record, "metrics": metrics})
 
     def _save(self) -> None:
-        checkpoints.save(self._folder, self._step, self._states, self._seconds())
+        if self._saved != self._step:
+            storage.to_disk(self._folder / name for name in RECORDS)
+            checkpoints.save(self._folder, self._step, self._states, self._seconds())
+            self._saved = self._step
 
     def _fault(self, advance: Callable[..., list[TrainState]]) -> str | None:
         """The seed and the step at which a number stopped being one, and where, in a line."""

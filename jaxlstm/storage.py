@@ -1,0 +1,102 @@
+"""Files that are whole or not there, lines that are whole or not read, what is on the disk."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jaxlstm.errors import UserError
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all, and wait until it is on the disk.
+
+    Raises:
+        UserError: when it cannot be written, as all functions here that write; what was there
+            before is still there then.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            folder_to_disk(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def append(path: Path, line: bytes) -> None:
+    """Append a line in one write; where only a part of it fits on the disk, none of it stays."""
+    with writing(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Read a JSONL file whose objects have an int `step`: each line, and what it says.
+
+    A last line that was cut short by the end of a process is left out; a missing file is empty.
+
+    Raises:
+        UserError: when another line is no such object, or the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise UserError(f"cannot read '{path}' ({error.strerror})") from None
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = msgspec.json.decode(line, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if number != len(lines):
+                raise UserError(f"'{path}', line {number}: expected a JSON object") from None
+            continue
+        if type(record.get("step")) is not int:
+            raise UserError(f"'{path}', line {number}: expected an object with an int `step`")
+        yield line, record
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk or a folder that may not be written is the user's to know, in one line."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write '{path}' ({error.strerror or error})") from None
+
+
+def to_disk(paths: Iterable[Path]) -> None:
+    """Wait until files, those of them that exist, and their folders are on the disk."""
+    found = [path for path in paths if path.is_file()]
+    for path in found:
+        with writing(path), path.open("rb") as file:
+            os.fsync(file.fileno())
+    for folder in {path.parent for path in found}:
+        folder_to_disk(folder)
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system lets it be opened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
