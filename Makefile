@@ -4,7 +4,7 @@ VENV ?= .venv
 EXTRAS ?= flax,experiments,convert,peers,test
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all abilities bench lint install clean
+.PHONY: run test test-all abilities promises bench lint install clean
 
 run: install
 	$(BIN)/jaxlstm study configs/studies/vanishing.toml
@@ -18,6 +18,9 @@ test-all: install
 
 abilities: install
 	$(BIN)/python -m pytest -q -n auto -m ability --abilities=docs/abilities.md
+
+promises: install
+	$(BIN)/python -m pytest -q -n auto -m 'promise' --promises=docs/promises.json
 
 bench: $(VENV)/.bench
 	$(BIN)/python experiments/speed/measure.py

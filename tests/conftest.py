@@ -4,6 +4,7 @@ import os
 
 import abilities
 import jax
+import promises
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)  # before any backend starts: something to shard over
@@ -46,6 +47,7 @@ def compile_fast():
 
 def pytest_addoption(parser):
     parser.addoption("--abilities", metavar="FILE", help="write cells x abilities to this file")
+    parser.addoption("--promises", metavar="FILE", help="write what tests have seen to this file")
 
 
 def pytest_collection_modifyitems(items):
@@ -59,3 +61,17 @@ def pytest_configure(config):
     if config.getoption("--abilities") and not hasattr(config, "workerinput"):
         table = abilities.Table(config.getoption("--abilities"))
         config.pluginmanager.register(table, "abilities")
+    if config.getoption("--promises") and not hasattr(config, "workerinput"):
+        table = promises.Table(config.getoption("--promises"))
+        config.pluginmanager.register(table, "promises")
+
+
+@pytest.fixture
+def seen(request):
+    """Say what a test of a promise has seen: `seen("kill", "kills survived", 50)`."""
+
+    def say(promise, figure, number):
+        assert promise in promises.PROMISES
+        request.node.user_properties.append(("promise", (promise, figure, number)))
+
+    return say

@@ -13,7 +13,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,8 @@ def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: f
         with _unheard(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(part, content)
         storage.replace(part / SUMS, json.dumps(_sums(part), indent=1).encode())
-        storage.to_disk(part.rglob("*"))
+        # The arrays are on the disk already, in folders `d`; what describes them is not.
+        storage.to_disk(path for path in part.rglob("*") if path.parent.name != "d")
         if path.exists():
             path.rename(before)
         part.rename(path)
@@ -121,22 +122,28 @@ def set_aside(path: Path) -> Path:
 
 
 def _read(path: Path, wanted: Sequence[TrainState]) -> tuple[list[TrainState], float]:
-    """Read a checkpoint of any format version; one of version 1 has no hashes, nor stop rules."""
-    asked = [state._asdict() for state in wanted]
-    old = not (path / SUMS).exists()
-    if old:
-        for state in asked:
-            del state["recent"], state["stopped"]
-    elif json.loads((path / SUMS).read_bytes()) != _sums(path):
-        raise ValueError(f"'{path}' is damaged")
-    with _unheard(), ocp.StandardCheckpointer() as checkpointer:
-        plain = checkpointer.restore(path, {"seconds": np.float64(0), "states": asked})
-    states = []
-    for state in plain["states"]:
-        if old:
-            state |= {"recent": None, "stopped": jnp.int32(-1)}
-        states.append(TrainState(**state | {"key": jax.random.wrap_key_data(state["key"])}))
+    """Read a checkpoint of any format version."""
+    content = {"seconds": np.float64(0), "states": [state._asdict() for state in wanted]}
+    if (path / SUMS).exists():
+        if json.loads((path / SUMS).read_bytes()) != _sums(path):
+            raise ValueError(f"'{path}' is damaged")
+        plain = _restore(path, content)
+    else:  # version 1 had no hashes, and at first no stop rules
+        try:
+            plain = _restore(path, content)
+        except Exception:
+            for state in content["states"]:
+                del state["recent"], state["stopped"]
+            plain = _restore(path, content)
+    begun = {"recent": None, "stopped": jnp.int32(-1)}
+    states = [TrainState(**begun | state) for state in plain["states"]]
+    states = [state._replace(key=jax.random.wrap_key_data(state.key)) for state in states]
     return states, float(plain["seconds"])
+
+
+def _restore(path: Path, content: Any) -> Any:
+    with _unheard(), ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path, content)
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -135,6 +135,7 @@ class _Sitting:
         self._how = seeds.choose(self._train.seeds_by)
         self._devices = seeds.devices(self._train.devices, len(states))
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
+        self._write: Callable[..., Any] | None = None
         self._spent, self._measuring, self._sequences = 0.0, 0.0, 0
         self._before, self._saved = (states, self._step), -1
 
@@ -307,10 +308,11 @@ class _Sitting:
 
     def _sample(self, sample: config.Sample) -> None:
         task, state = self._training.task, self._states[0]
-        write = jax.jit(sampling.build(self._training.network, sample.characters))
+        if self._write is None:
+            self._write = jax.jit(sampling.build(self._training.network, sample.characters))
         seed = self._training.experiment.seed_list[0]
         key = jax.random.fold_in(jax.random.fold_in(state.key, self._step), 1)
-        symbols = write(
+        symbols = self._write(
             state.params, key, jnp.asarray(self._training.prompt), jnp.float32(sample.temperature)
         )
         text = task.decode(symbols) if task.decode else ""
