@@ -28,6 +28,7 @@ def prepare(reproduction: config.Reproduction, folder: Path) -> runs.Manifest | 
         UserError: when the folder holds something else.
     """
     if not (folder / "manifest.json").exists():
+        runs.free_folder("", folder)
         return None
     manifest = runs.read_manifest(folder)
     if config.load(folder / "config.toml") != reproduction:
