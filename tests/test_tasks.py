@@ -7,13 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlstm.config import Adding, Characters, CopyMemory, JapaneseVowels, TemporalOrder
+from jaxlstm.config import (
+    Adding,
+    Characters,
+    CopyMemory,
+    Forecast,
+    JapaneseVowels,
+    TemporalOrder,
+)
 from jaxlstm.tasks import Batch, Goal, build
 
 SERIES = "1,2,3,4:0.5,0.25,0,-1:a\n0,1:1,0:b\n-2,2,1:3,1,3:a\n"
 
 
-TASKS = ["adding", "adding-1997", "copy", "order", "order-1997", "characters", "vowels"]
+TASKS = ["adding", "adding-1997", "copy", "order", "order-1997", "characters", "vowels", "forecast"]
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -21,6 +28,8 @@ def task(request, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("data")
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be: that is the question.\n" * 20)
+    table = tmp_path / "table.csv"
+    table.write_text("x,y\n" + "".join(f"{t % 5},{t % 7 or 'NA'}\n" for t in range(90)))
     for part in ("TRAIN", "TEST"):
         file = tmp_path / f"JapaneseVowels_{part}.ts"
         file.write_text(f"@classLabel true a b\n@data\n{SERIES}")
@@ -33,6 +42,7 @@ def task(request, tmp_path_factory):
             "order-1997": TemporalOrder(length=20, outputs="logistic"),
             "characters": Characters(path=str(text), window=16),
             "vowels": JapaneseVowels(path=str(tmp_path)),
+            "forecast": Forecast(path=str(table), target="y", horizons=(1, 2), window=6),
         }[request.param]
     )
 

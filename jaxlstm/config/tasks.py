@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from jaxlstm.config.base import Kind
+from jaxlstm.config.base import Kind, Share
 
 
 class Adding(Kind, frozen=True, tag="adding"):
@@ -88,4 +88,60 @@ class JapaneseVowels(Kind, frozen=True, tag="vowels"):
     path: str | None = None
 
 
-Task = Adding | CopyMemory | TemporalOrder | Characters | JapaneseVowels
+class Forecast(Kind, frozen=True, kw_only=True, tag="forecast"):
+    """Forecasts from a table of numbers over time (`jaxlstm.tasks.forecast`).
+
+    Args:
+        source: "laser" or "weather": a data set and its values for the other keys, each of which
+            may still be given; none if left out.
+        path: a CSV file with names in its first line; that of the source if left out.
+        columns: the columns that the network reads; all numbers if left out.
+        target: the column that is forecast.
+        time: a column of times, which puts rows on a regular grid; rows are steps if left out, or
+            if it is "".
+        group: a column that tells several series of one file apart; one series if left out.
+        groups: the series that are taken; all if left out.
+        horizons: how many steps ahead, one forecast for each; (1,) if left out.
+        predict: whether the network gives the "value" or its "change" from the last known one.
+        window: steps of a training sequence, whose first half is not scored; 64 if left out.
+        validation: the share of the rows before the test part; .1 if left out, may be 0.
+        test: the share of the rows at the end; .2 if left out.
+        validation_from: where the validation part begins, a time, or a row where there are no
+            times; as the share says if left out.
+        test_from: where the test part begins.
+        order: how many steps back the autoregression looks that is the baseline.
+    """
+
+    source: Literal["laser", "weather"] | None = None
+    path: str | None = None
+    columns: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+    target: str | None = None
+    time: str | None = None
+    group: str | None = None
+    groups: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
+    horizons: (
+        Annotated[tuple[Annotated[int, Meta(ge=1, le=1_000_000)], ...], Meta(min_length=1)] | None
+    ) = None
+    predict: Literal["value", "change"] | None = None
+    window: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    validation: Share | None = None
+    test: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    validation_from: str | int | None = None
+    test_from: str | int | None = None
+    order: Annotated[int, Meta(ge=1, le=10_000)] = 20
+
+    def __post_init__(self) -> None:
+        if self.source is None and self.path is None:
+            raise ValueError("expected `source` or `path`, got neither")
+        if self.source is None and self.target is None:
+            raise ValueError("target: missing, expected the name of a column")
+        if self.horizons is not None and len(set(self.horizons)) != len(self.horizons):
+            raise ValueError(f"horizons: expected different numbers, got {list(self.horizons)}")
+        for share, start in (("test", "test_from"), ("validation", "validation_from")):
+            if getattr(self, share) is not None and getattr(self, start) is not None:
+                raise ValueError(f"expected one of `{share}` and `{start}`, got both")
+        if (self.validation or 0) + (self.test or 0) >= 1:
+            raise ValueError("test: expected less than 1 together with `validation`")
+
+
+Task = Adding | CopyMemory | TemporalOrder | Characters | JapaneseVowels | Forecast

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxlstm import config
-from jaxlstm.tasks import adding, characters, copy_memory, temporal_order, vowels
+from jaxlstm.tasks import adding, characters, copy_memory, forecast, temporal_order, vowels
 from jaxlstm.tasks.base import Batch as Batch
 from jaxlstm.tasks.base import Goal as Goal
 from jaxlstm.tasks.base import Task as Task
@@ -15,6 +15,7 @@ _BUILDERS: dict[type, Callable[[Any], Task]] = {
     config.TemporalOrder: temporal_order.build,
     config.Characters: characters.build,
     config.JapaneseVowels: vowels.build,
+    config.Forecast: forecast.build,
 }
 
 
@@ -22,8 +23,7 @@ def build(task_config: Any) -> Task:
     """Build the task that a config describes, fetching its data when it has any.
 
     Args:
-        task_config: an `Adding`, `CopyMemory`, `TemporalOrder`, `Characters` or `JapaneseVowels`
-            of `jaxlstm.config`.
+        task_config: one of the kinds in `jaxlstm.config.Task`, such as an `Adding`.
 
     Returns:
         The task.

@@ -1,0 +1,230 @@
+r"""Tables of numbers over time: a CSV file becomes one series or several, NaN where it is empty.
+
+The first line names the columns, which are separated by `,`, `;` or tabs, whichever the first line
+has most of. A field that is empty, `NA` or `NaN` is missing. A column of times, as numbers or in
+ISO 8601, puts each series on a regular grid: the step is the most frequent difference, and steps
+that the file leaves out become rows where everything is missing. Without one, rows are steps.
+"""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlstm.errors import UserError
+
+MISSING = ("", "na", "nan")
+DELIMITERS = ",;\t"
+# A mistyped year would make a grid of millions of steps.
+LARGEST_SPREAD = 100
+
+
+class Series(NamedTuple):
+    """One series on a regular grid.
+
+    Args:
+        name: its group, `""` where there is one series alone.
+        values: `[T, C]` float64, NaN where missing.
+        times: `[T]` float64, seconds since 1970 (UTC) or the numbers of the file; the row numbers
+            where there is no column of times.
+        rows: `[R]` float64, the times of the rows that the file has.
+    """
+
+    name: str
+    values: np.ndarray
+    times: np.ndarray
+    rows: np.ndarray
+
+
+class Table(NamedTuple):
+    """What a file holds: the names of the columns of values, and the series in order of name."""
+
+    columns: tuple[str, ...]
+    series: list[Series]
+
+
+def read(path: str) -> str:
+    """Read a text file that a user named with `task.path`.
+
+    Raises:
+        UserError: when it is missing, a folder, unreadable or not UTF-8.
+    """
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"task.path: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start} of '{path}'"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"task.path: cannot read '{path}' as a text file ({reason})") from error
+
+
+def parse(
+    text: str,
+    where: str,
+    *,
+    columns: Sequence[str] | None = None,
+    time: str | None = None,
+    group: str | None = None,
+    groups: Sequence[str] | None = None,
+) -> Table:
+    r"""Read the text of a CSV file.
+
+    Args:
+        text: the file's text.
+        where: what errors call the file.
+        columns: the columns of values; all but `time` and `group` if None.
+        time: the column of times; rows are steps if None.
+        group: the column that says which series a row belongs to; one series if None.
+        groups: the series that are taken; all if None.
+
+    Returns:
+        The `Table`.
+
+    Raises:
+        UserError: names the line or the column, what came and what was expected.
+
+    Examples:
+        >>> table = parse("hour,place,degrees\n0,a,20\n1,a,NA\n3,a,22\n", "some.csv",
+        ...               time="hour", group="place")
+        >>> table.columns, table.series[0].name, table.series[0].values.ravel().tolist()
+        (('degrees',), 'a', [20.0, nan, nan, 22.0])
+    """
+    lines, header = _lines(text, where)
+    at = {name: index for index, name in enumerate(header)}
+    if columns is None:
+        columns = [name for name in header if name not in (time, group)]
+    for key, names in (("columns", columns), ("time", [time]), ("group", [group])):
+        for name in names:
+            if name is not None and name not in at:
+                raise UserError(
+                    f"task.{key}: expected a column of {where} ({', '.join(header)[:200]}), got "
+                    f"{name!r}"
+                )
+    found: dict[str, list[tuple[int, list[str]]]] = {}
+    for number, fields in lines:
+        if len(fields) != len(header):
+            raise UserError(
+                f"{where}, line {number}: expected {len(header)} fields, as the first line has, "
+                f"got {len(fields)}"
+            )
+        name = fields[at[group]].strip() if group else ""
+        if groups is None or name in groups:
+            found.setdefault(name, []).append((number, fields))
+    for name in groups or ():
+        if name not in found:
+            raise UserError(f"task.groups: expected values of the column {group!r}, got {name!r}")
+    series = []
+    for name, rows in sorted(found.items()):
+        values = np.array(
+            [[_number(row[at[c]], c, where, line) for c in columns] for line, row in rows]
+        )
+        times = np.arange(len(rows), dtype=float)
+        if time:
+            times = np.array([_time(row[at[time]], where, line) for line, row in rows])
+            for (line, row), later in zip(rows[1:], np.diff(times) > 0, strict=True):
+                if not later:
+                    raise UserError(
+                        f"{where}, line {line}: expected times that grow from row to row of a "
+                        f"series, got {row[at[time]]!r}; without task.time rows are steps"
+                    )
+        series.append(Series(name, values.reshape(len(rows), -1), times, times))
+    return Table(tuple(columns), _gridded(series, where) if time else series)
+
+
+def parse_time(text: str) -> float | None:
+    """Turn a number, or an ISO 8601 date or time, into a float; None where it is neither.
+
+    Examples:
+        >>> parse_time("7.5"), parse_time("1970-01-02T00:00Z"), parse_time("noon")
+        (7.5, 86400.0, None)
+    """
+    try:
+        number = float(text)
+        return number if math.isfinite(number) else None
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+
+
+def _lines(text: str, where: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
+    """Give the numbered lines after the first, and the names in the first."""
+    first = text.lstrip("\n").split("\n", 1)[0]
+    delimiter = max(DELIMITERS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    lines = []
+    try:
+        lines = [(reader.line_num, fields) for fields in reader if any(map(str.strip, fields))]
+    except csv.Error as error:
+        raise UserError(f"{where}, line {reader.line_num}: {error}") from error
+    if not lines:
+        raise UserError(f"{where}: expected a line of names and lines of numbers, got none")
+    header = [name.strip() for name in lines[0][1]]
+    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise UserError(f"{where}, line 1: expected different names, got {repeated[0]!r} twice")
+    if len(lines) == 1:
+        raise UserError(f"{where}: expected lines of numbers after the first line, got none")
+    return lines[1:], header
+
+
+def _number(field: str, column: str, where: str, line: int) -> float:
+    if field.strip().lower() in MISSING:
+        return math.nan
+    try:
+        value = float(field)
+    except ValueError:
+        value = math.inf
+    if math.isinf(value):
+        raise UserError(
+            f"{where}, line {line}: expected a number in column {column!r}, or nothing, NA or NaN "
+            f"where it is missing, got {field[:40]!r}"
+        )
+    return value
+
+
+def _time(field: str, where: str, line: int) -> float:
+    time = parse_time(field)
+    if time is None:
+        raise UserError(
+            f"{where}, line {line}: expected a number or a date and time as in 2013-01-31T06:00, "
+            f"got {field[:40]!r}"
+        )
+    return time
+
+
+def _gridded(series: list[Series], where: str) -> list[Series]:
+    """Put every series on a grid of the step that is the most frequent one over all of them."""
+    gaps = Counter(gap for one in series for gap in np.diff(one.times).tolist())
+    if not gaps:
+        return series
+    most = max(gaps.values())
+    step = min(gap for gap, count in gaps.items() if count == most)
+    placed = []
+    for one in series:
+        exact = (one.times - one.times[0]) / step
+        at = np.rint(exact).astype(int)
+        off = np.abs(exact - at) > 1e-6 * (1 + np.abs(exact))
+        if off.any() or at[-1] > LARGEST_SPREAD * len(at):
+            raise UserError(
+                f"task.time: expected times on a grid of {step:g}, the most frequent difference in "
+                f"{where}, got gaps of {max(gaps):g} and {min(gaps):g}; without task.time rows are "
+                "steps"
+            )
+        values = np.full((at[-1] + 1, one.values.shape[1]), math.nan)
+        values[at] = one.values
+        times = one.times[0] + step * np.arange(len(values))
+        placed.append(one._replace(values=values, times=times))
+    return placed
