@@ -82,6 +82,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         summary: the scores.
         baselines: scores of simple predictors, named "memoryless mse", to be drawn as lines.
         reason: why the run failed; None otherwise.
+        cell_steps_per_second: how fast a training was, over all seeds: units of the network times
+            time steps of the sequences that it learnt from, forward, backward and update. None
+            where nothing was trained.
     """
 
     format_version: int = FORMAT_VERSION
@@ -101,6 +104,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     summary: list[Score] = []
     baselines: dict[str, float] = {}
     reason: str | None = None
+    cell_steps_per_second: float | None = None
 
 
 def free_folder(name: str, out: str | Path | None = None) -> Path:

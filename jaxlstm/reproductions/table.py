@@ -116,13 +116,19 @@ def _span(score: runs.Score) -> str:
     return f"{number(score.low)}, {number(score.high)}"
 
 
+def _training(path: Path, name: str) -> str:
+    text = f"[{name}]({path.name}/{name}/report.html)"
+    if not (path / name).exists():
+        return name
+    rate = runs.read_manifest(path / name).cell_steps_per_second
+    return text if rate is None else f"{text} ({number(rate / 1e6, 3)} million cell-steps/s)"
+
+
 def _details(loaded: config.Reproduction, path: Path, manifest: runs.Manifest) -> list[str]:
     revision = manifest.git_revision or "no checkout"
     lines = [f"**{loaded.name}.** {loaded.question}", ""]
     lines += [f"- Reading: {reading}" for reading in loaded.readings]
-    trainings = ", ".join(
-        f"[{arm.name}]({path.name}/{arm.name}/report.html)" for arm in loaded.arms
-    )
+    trainings = ", ".join(_training(path, arm.name) for arm in loaded.arms)
     lines += [f"- Trainings: {trainings}"] if trainings else []
     lines += [
         f"- `{manifest.command}`, commit {revision}, {manifest.machine}, {manifest.device}, "

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import math
+import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlstm import config, locks, runs, spread, storage
+import jaxlstm as jl
+from jaxlstm import config, locks, runs, storage
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar, clock
 from jaxlstm.training import (
@@ -136,7 +139,8 @@ class _Sitting:
         self._devices = seeds.devices(self._train.devices, len(states))
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
         self._write: Callable[..., Any] | None = None
-        self._spent, self._measuring, self._sequences = 0.0, 0.0, 0
+        self._spent, self._measuring = 0.0, 0.0
+        self._rates: list[float] = []
         self._before, self._saved = (states, self._step), -1
 
     def run(self, wish: threading.Event) -> runs.Manifest:
@@ -162,7 +166,7 @@ class _Sitting:
             sample_every,
             measure_every,
         )
-        over = spread(self._devices) if self._devices > 1 else contextlib.nullcontext()
+        over = jl.spread(self._devices) if self._devices > 1 else contextlib.nullcontext()
         with over, self._bar:
             self._bar.update(self._step, compiling="…")
             advance = seeds.over_seeds(self._training.update.advance, how=self._how)
@@ -216,11 +220,11 @@ class _Sitting:
         self._states, self._step = list(states.values()), until
         self._spent += time.monotonic() - began
         sequences = (self._updates() - before) * self._train.batch_size
-        self._sequences += sequences
         rate = sequences / (time.monotonic() - began)
+        self._rates.append(rate)
         task, unit = self._training.task, "sequences/s"
         if task.tokens and task.every_step:
-            rate *= self._window
+            rate *= self._steps
             unit = "characters/s" if task.decode else "symbols/s"
         self._latest["loss"] = f"{self._mean_over_seeds()['loss']:.4g}"
         if self._train.stop:
@@ -365,7 +369,15 @@ class _Sitting:
         return self._end("finished", summary=summary)
 
     def _end(self, state: runs.State, **changes: Any) -> runs.Manifest:
-        self._bar.say(f"{self._training.experiment.name}: {state} after {clock(self._seconds())}")
+        said = f"{self._training.experiment.name}: {state} after {clock(self._seconds())}"
+        if self._rates:
+            # The median: what a dispatch takes that compiles first says nothing.
+            rate = statistics.median(self._rates)
+            changes["cell_steps_per_second"] = rate * self._steps * self._cells
+            said += (
+                f", {rate:,.0f} sequences/s, {changes['cell_steps_per_second']:,.0f} cell-steps/s"
+            )
+        self._bar.say(said)
         return runs.update_manifest(
             self._folder, state=state, seconds=round(self._seconds(), 3), **changes
         )
@@ -374,11 +386,18 @@ class _Sitting:
         return self._earlier + time.monotonic() - self._began
 
     @functools.cached_property
-    def _window(self) -> int:
-        """The steps of a training sequence, padding among them."""
-        task, size = self._training.task, self._train.batch_size
-        shapes = jax.eval_shape(lambda d, k: task.sample(d, k, size), task.data, jax.random.key(0))
-        return shapes.inputs.shape[1]
+    def _steps(self) -> float:
+        """The steps of a training sequence, padding not among them, in the mean over some."""
+        task = self._training.task
+        batch = task.sample(task.data, jax.random.key(0), 64)
+        steps = batch.inputs.shape[1] if batch.lengths is None else batch.lengths.mean()
+        return float(steps)
+
+    @property
+    def _cells(self) -> int:
+        """The recurrent units of the network."""
+        layers = getattr(self._training.experiment.model, "layers", 1)
+        return layers * math.prod(jl.output_shape(self._training.network.cell))
 
 
 def device(count: int = 1) -> str:
