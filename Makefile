@@ -1,10 +1,10 @@
-# Everything a newcomer needs: `make run` and `make test`. Python 3.11 or newer with pip and venv.
+# Everything a newcomer needs: `make run`, `make test` and `make docs`. Python 3.11 or newer with pip and venv.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= flax,experiments,convert,peers,test
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all abilities promises bench lint install clean
+.PHONY: run test test-all docs abilities promises bench lint install clean
 
 run: install
 	$(BIN)/jaxlstm study configs/studies/vanishing.toml
@@ -15,6 +15,11 @@ test: install
 
 test-all: install
 	$(BIN)/python -m pytest -q -n auto -m ''
+
+# Strict: a cell that fails, a link that leads nowhere, any warning ends it with an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q -W --keep-going -n docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 abilities: install
 	$(BIN)/python -m pytest -q -n auto -m ability --abilities=docs/abilities.md
@@ -44,9 +49,13 @@ $(VENV)/.lint: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[lint]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
 $(VENV)/.bench: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers,torch]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build docs/_build docs/results *.egg-info
