@@ -18,7 +18,9 @@ def black_box() -> str:
         arrow((185, 47), (185, 18), (115, 18), (115, 45), colour=MEMORY),
         says(150, 34, "state", MEMORY, 13),
     ]
-    return drawing(300, 112, "A box with an input, an output, and a state that it hands itself", marks)
+    return drawing(
+        300, 112, "A box with an input, an output, and a state that it hands itself", marks
+    )
 
 
 def unfolded() -> str:

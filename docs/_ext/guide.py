@@ -12,9 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxlstm.report import draw
-from jaxlstm.report.figures import Axis, Figure, Grid, Heatmap, HeatmapPanel, Lines, Panel
+from jaxlstm.report.figures import Axis, Figure, Grid, Heatmap, HeatmapPanel, Lines, Panel, Ticks
 from jaxlstm.report.figures import Series as Series
-from jaxlstm.report.figures import Ticks
 from jaxlstm.report.inline import inline
 
 _numbers = itertools.count()

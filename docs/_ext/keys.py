@@ -132,7 +132,9 @@ def _spoken(hint: Any) -> str:
         limits = [_limits(extra) for extra in parts[1:] if isinstance(extra, msgspec.Meta)]
         return " ".join(filter(None, [_spoken(parts[0]), *limits]))
     if origin is Literal:
-        return " or ".join(f'`"{part}"`' if isinstance(part, str) else f"`{part}`" for part in parts)
+        return " or ".join(
+            f'`"{part}"`' if isinstance(part, str) else f"`{part}`" for part in parts
+        )
     if origin in (types.UnionType, typing.Union):
         words = [_spoken(part) for part in parts if part is not type(None)]
         return " or ".join(dict.fromkeys(words))
@@ -147,7 +149,9 @@ def _spoken(hint: Any) -> str:
 
 def _limits(meta: msgspec.Meta) -> str:
     signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-    found = [f"{sign} {value:,}" for name, sign in signs if (value := getattr(meta, name)) is not None]
+    found = [
+        f"{sign} {value:,}" for name, sign in signs if (value := getattr(meta, name)) is not None
+    ]
     return ", ".join(found)
 
 

@@ -23,7 +23,9 @@ def _inline(self, node: nodes.math) -> None:
 
 def _block(self, node: nodes.math_block) -> None:
     label = html.escape(node.astext(), quote=True)
-    self.body.append(f'<div class="formula" title="{label}">{_convert(node.astext(), "block")}</div>')
+    self.body.append(
+        f'<div class="formula" title="{label}">{_convert(node.astext(), "block")}</div>'
+    )
     raise nodes.SkipNode
 
 

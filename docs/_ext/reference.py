@@ -59,7 +59,9 @@ def entry(path: str, value: Any) -> list[str]:
 
 
 def _block(kind: str, path: str, signature: str, body: list[str]) -> list[str]:
-    fence = ":" * (3 + max((len(m[0]) for line in body if (m := re.match(":{3,}", line))), default=0))
+    fence = ":" * (
+        3 + max((len(m[0]) for line in body if (m := re.match(":{3,}", line))), default=0)
+    )
     return [f"{fence}{{py:{kind}}} {path}{signature}", "", *body, fence, ""]
 
 

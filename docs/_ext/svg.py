@@ -32,7 +32,8 @@ def box(
     """A rectangle around its middle (x, y), with words in it."""
     return (
         f'<rect x="{x - w / 2:g}" y="{y - h / 2:g}" width="{w:g}" height="{h:g}" rx="7" '
-        f'fill="{fill}" stroke="{colour}" stroke-width="1.6"/>' + (says(x, y, words) if words else "")
+        f'fill="{fill}" stroke="{colour}" stroke-width="1.6"/>'
+        + (says(x, y, words) if words else "")
     )
 
 
@@ -64,7 +65,9 @@ def says(
     )
 
 
-def arrow(*points: tuple[float, float], colour: str = INK, dash: bool = False, head: bool = True) -> str:
+def arrow(
+    *points: tuple[float, float], colour: str = INK, dash: bool = False, head: bool = True
+) -> str:
     """A line through the points, with a head at its end."""
     path = "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
     end = f' marker-end="url(#head-{_NAMES[colour]})"' if head else ""
