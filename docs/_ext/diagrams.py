@@ -109,8 +109,8 @@ def lstm() -> str:
         says(474, 18, "y_t = h_t", anchor="start", size=13),
     ]
     label = (
-        "The LSTM: the memory C runs along the top, multiplied by the forget gate and added to; the "
-        "output h leaves it through tanh and the output gate"
+        "The LSTM: the memory C runs along the top, multiplied by the forget gate and added to; "
+        "the output h leaves it through tanh and the output gate"
     )
     return drawing(592, 312, label, marks)
 
