@@ -7,9 +7,11 @@ found out before its numbers are believed.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,8 +65,7 @@ def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: f
     part, before = path.with_suffix(".part"), path.with_suffix(".before")
     content = {"seconds": np.float64(seconds), "states": _plain(states)}
     try:
-        for left in _room(folder).glob("*.part*"):  # orbax adds to the name while it writes
-            shutil.rmtree(left, ignore_errors=True)
+        _clear(folder)
         with _unheard(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(part, content)
         storage.replace(part / SUMS, json.dumps(_sums(part), indent=1).encode())
@@ -76,9 +77,8 @@ def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: f
         storage.folder_to_disk(path.parent)
     # On a full disk what lies below orbax raises anything at all.
     except Exception as error:
-        shutil.rmtree(part, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(f"cannot write the checkpoint '{path}' ({reason})") from None
+        _clear(folder)
+        raise UserError(f"cannot write the checkpoint '{path}' ({_reason(error)})") from None
     for old in [before, *_found(folder)[KEPT:]]:
         shutil.rmtree(old, ignore_errors=True)
     return path
@@ -168,6 +168,21 @@ def _unheard() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+def _clear(folder: str | Path) -> None:
+    """Remove what a save that was cut short has left; orbax adds to the name while it writes."""
+    for left in _room(folder).glob("*.part*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    """What the system says of a failed write, through whatever wrapped it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    causes = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EIO)
+    return next((said for said in map(os.strerror, causes) if said in text), text[:200])
 
 
 def _room(folder: str | Path) -> Path:
