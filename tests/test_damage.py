@@ -14,13 +14,13 @@ from jaxlstm import cli, config, locks, runs, training
 from jaxlstm.errors import UserError
 from jaxlstm.training import checkpoints
 
-pytestmark = pytest.mark.promise
+pytestmark = [pytest.mark.promise, pytest.mark.usefixtures("compile_fast")]
 OLD = Path(__file__).parent / "data" / "run-v1"
 SMALL = config.load(OLD / "config.toml")
 
 
 @pytest.fixture(scope="module")
-def prepared():
+def prepared(compile_fast):
     return training.prepare(SMALL)
 
 

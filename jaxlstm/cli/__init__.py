@@ -124,7 +124,8 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
         training.ask_for_devices()
     status = 0
     for folder in map(Path, command.resume):
-        status = status or _ended(folder, training.resume(folder, quiet=command.quiet))
+        manifest = training.resume(folder, quiet=command.quiet, debug_nans=command.debug_nans)
+        status = status or _ended(folder, manifest)
     prepared = []
     for path, experiment in zip(command.configs, experiments, strict=True):
         try:
@@ -133,7 +134,9 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
             raise UserError(f"{path}: {error}") from None
     for ready in prepared:
         folder = runs.free_folder(ready.experiment.name, command.out)
-        manifest = training.run(ready, folder, command=line, quiet=command.quiet)
+        manifest = training.run(
+            ready, folder, command=line, quiet=command.quiet, debug_nans=command.debug_nans
+        )
         status = status or _ended(folder, manifest)
         if manifest.state == "interrupted":
             break

@@ -36,6 +36,8 @@ class Run:
     """The run folder; runs/NAME-DATE-TIME if left out."""
     quiet: bool = False
     """Show no progress."""
+    debug_nans: bool = False
+    """Where numbers stop being finite, find the operation that made the first."""
 
 
 @dataclass(frozen=True)

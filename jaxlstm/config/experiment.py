@@ -39,7 +39,7 @@ class Train(Part, frozen=True, kw_only=True):
     """How long, in what portions, and what is written down on the way.
 
     Every interval is in steps, a step being one update of the parameters. Only `steps`,
-    `batch_size` and `stop` change what is learnt.
+    `batch_size`, `stop` and `not_finite` change what is learnt.
 
     Args:
         steps: updates in all, at most where there is a stop rule.
@@ -49,6 +49,9 @@ class Train(Part, frozen=True, kw_only=True):
         evaluate_every: the evaluation set of the goal is scored; all sets are at the end.
         evaluate: "goal" for that set alone on the way, "all" for every set.
         stop: when a seed is done before; each stops by itself. Never if left out.
+        not_finite: what an update does whose loss or gradient is not finite: "stop" ends the run
+            with the place where it broke, "skip" leaves parameters and optimiser as they are; the
+            metric `skipped` counts those updates, which no other metric takes in.
         checkpoint_every: the state is saved; at the end only if left out.
         seeds_by: how several seeds run: "vmap" maps the step over them, on a CPU in a group for
             each core, which suits small networks; "threads" runs each by itself; "auto" takes
@@ -66,6 +69,7 @@ class Train(Part, frozen=True, kw_only=True):
     evaluate_every: Steps = 1000
     evaluate: Literal["goal", "all"] = "goal"
     stop: Stop | None = None
+    not_finite: Literal["stop", "skip"] = "stop"
     checkpoint_every: Steps | None = None
     seeds_by: Literal["auto", "vmap", "threads"] = "auto"
     devices: Literal["auto"] | Annotated[int, Meta(ge=1, le=100_000)] = "auto"

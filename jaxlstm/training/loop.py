@@ -20,8 +20,10 @@ from jaxlstm.progress import Bar, clock
 from jaxlstm.training import (
     checkpoints,
     evaluation,
+    faults,
     gradients,
     model,
+    objective,
     sampling,
     scores,
     seeds,
@@ -35,7 +37,12 @@ RECORDS = ("metrics.jsonl", "samples.jsonl")
 
 
 def run(
-    training: Training, folder: str | Path, *, command: str = "", quiet: bool = False
+    training: Training,
+    folder: str | Path,
+    *,
+    command: str = "",
+    quiet: bool = False,
+    debug_nans: bool = False,
 ) -> runs.Manifest:
     """Train, from the beginning, into a new run folder.
 
@@ -44,6 +51,7 @@ def run(
         folder: where, as from `runs.free_folder`.
         command: the command line, for the manifest.
         quiet: show no progress.
+        debug_nans: where numbers stop being finite, find the operation that made the first.
 
     Returns:
         The manifest at the end; its state is "finished", "interrupted" or "failed".
@@ -69,10 +77,10 @@ def run(
             parameters=model.count(states[0].params),
             baselines=training.task.baselines,
         )
-        return _Sitting(training, Path(folder), states, 0, 0.0, quiet).run(wish)
+        return _Sitting(training, Path(folder), states, 0, 0.0, quiet, debug_nans).run(wish)
 
 
-def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
+def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False) -> runs.Manifest:
     """Go on with a run from its latest checkpoint, as if it had never stopped.
 
     Records after the checkpoint are dropped and written again. A run that has finished is left as
@@ -81,6 +89,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
     Args:
         folder: the run.
         quiet: show no progress.
+        debug_nans: where numbers stop being finite, find the operation that made the first.
 
     Returns:
         The manifest at the end.
@@ -114,7 +123,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> runs.Manifest:
         runs.update_manifest(
             folder, format_version=runs.FORMAT_VERSION, state="running", reason=None
         )
-        return _Sitting(training, folder, states, step, seconds, quiet).run(wish)
+        return _Sitting(training, folder, states, step, seconds, quiet, debug_nans).run(wish)
 
 
 class _Sitting:
@@ -128,9 +137,10 @@ class _Sitting:
         step: int,
         seconds: float,
         quiet: bool,
+        debug_nans: bool,
     ) -> None:
         self._training, self._folder, self._states = training, folder, states
-        self._train = training.experiment.train
+        self._train, self._debug_nans = training.experiment.train, debug_nans
         self._step, self._width = step, len(states)
         self._earlier, self._began = seconds, time.monotonic()
         self._latest: dict[str, str] = {}
@@ -336,23 +346,33 @@ class _Sitting:
             self._saved = self._step
 
     def _fault(self, advance: Callable[..., list[TrainState]]) -> str | None:
-        """The seed and the step at which a number stopped being one, and where, in a line."""
+        """The seed and the step at which a number stopped being one, and where, in a line.
+
+        The dispatch is done again up to that step, and what is there before it is saved.
+        """
+        steps = [int(state.fault) for state in self._states]
+        if max(steps) < 0:
+            return None
+        at = min(fault for fault in steps if fault >= 0)
+        index = steps.index(at)
+        self._states, self._step = self._before
+        if at > self._step:
+            self._dispatch(advance, at)
+        self._save()
+        experiment, state = self._training.experiment, self._states[index]
         task, network = self._training.task, self._training.network
-        for index, seed in enumerate(self._training.experiment.seed_list):
-            at = int(self._states[index].fault)
-            if at >= 0:
-                # The dispatch is done again up to that step, from the states before it.
-                states, began = self._before
-                (state,) = advance([states[index]], task.data, jnp.int32(at - began))
-                key = jax.random.fold_in(state.key, at)
-                batch = task.sample(task.data, key, self._train.batch_size)
-                place = gradients.trace(task, network, state.params, batch)
-                return (
-                    f"the loss or its gradient was not finite at step {at + 1} of seed {seed}, "
-                    f"first {place}; a smaller optimizer.learning_rate or an optimizer.clip_norm "
-                    "may help"
-                )
-        return None
+        key = jax.random.fold_in(state.key, at)
+        batch = task.sample(task.data, key, self._train.batch_size)
+        place = gradients.trace(task, network, state.params, batch)
+        if self._debug_nans:
+            total = objective.build(task, network, experiment.penalty)
+            made = faults.operation(total, state.params, batch, jnp.int32(at), key)
+            place += f", by the operation: {made or 'none when it is not compiled'}"
+        return (
+            f"the loss or its gradient was not finite at step {at + 1} of seed "
+            f"{experiment.seed_list[index]}, first {place}; a smaller optimizer.learning_rate or "
+            "an optimizer.clip_norm may help"
+        )
 
     def _finish(self) -> runs.Manifest:
         """Sum up what the last records say: a resumed run may have had them before it ended."""

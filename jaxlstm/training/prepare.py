@@ -83,6 +83,7 @@ def prepare(experiment: config.Experiment) -> Training:
         log_every=train.log_every,
         penalty=experiment.penalty,
         stop=train.stop,
+        skip=train.not_finite == "skip",
     )
     split = task.evaluation[goal.split]
     metrics = jax.eval_shape(

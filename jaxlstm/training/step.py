@@ -1,5 +1,6 @@
 """One update of one seed, and many of them in one dispatch."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,6 +76,7 @@ def build(
     log_every: int,
     penalty: config.Penalty | None = None,
     stop: config.Stop | None = None,
+    skip: bool = False,
 ) -> Update:
     """Build the update of a task, a network and an optimiser.
 
@@ -86,6 +88,7 @@ def build(
         log_every: the updates over which metrics are summed.
         penalty: a term added to the loss; the metric `loss` stays that of the task alone.
         stop: when a seed is done; None for never.
+        skip: leave an update out whose loss or gradient is not finite, and count it in `skipped`.
 
     Returns:
         The functions, to be jitted and mapped over seeds by the caller.
@@ -108,6 +111,12 @@ def build(
         for name, tree in (("gradient", gradient), ("parameter", params), ("update", change)):
             measured |= norms(f"{name}_norm", tree)
         finite = jnp.isfinite(value) & jnp.isfinite(measured["gradient_norm"])
+        if skip:
+            kept = state.params, state.opt_state
+            params, opt_state = _choose(finite, (params, opt_state), kept)
+            measured = {name: jnp.where(finite, value, 0) for name, value in measured.items()}
+            measured["skipped"] = 1 - finite.astype(jnp.float32)
+            return state._replace(params=params, opt_state=opt_state), measured
         fault = jnp.where((state.fault < 0) & ~finite, state.step, state.fault)
         state = state._replace(params=params, opt_state=opt_state, fault=fault)
         return state, measured
@@ -122,6 +131,9 @@ def build(
         new = new._replace(step=state.step + 1, sums=sums)
         if streak is None or state.recent is None:
             return new
+        if skip:  # what was not learnt from was not good enough either
+            left_out = measured["skipped"] > 0
+            measured = {name: jnp.where(left_out, jnp.inf, v) for name, v in measured.items()}
         recent = _remember(streak, state.recent, state.step, measured)
         stopped = jnp.where(_enough(streak, recent), new.step, -1)
         return new._replace(recent=recent, stopped=stopped)
@@ -154,6 +166,10 @@ def build(
         return lax.while_loop(going, lambda state: counted(state, data), state)
 
     return Update(init, advance)
+
+
+def _choose(which: Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(which, a, b), one, other)
 
 
 def _remember(
@@ -191,7 +207,13 @@ def norms(name: str, tree: Any) -> dict[str, Array]:
 
 
 def mean_metrics(state: TrainState, log_every: int) -> dict[str, float]:
-    """Read the means of the metrics since the last multiple of `log_every` before this step."""
+    """Read the means of the metrics since the last multiple of `log_every` before this step.
+
+    `skipped`, where it is counted, is the number of updates that no other metric takes in.
+    """
     step, sums = jax.device_get((state.step, state.sums))
     done = (int(step) - 1) % log_every + 1
-    return {name: float(value) / done for name, value in sums.items()}
+    skipped = {name: float(value) for name, value in sums.items() if name == "skipped"}
+    made = done - skipped.get("skipped", 0)
+    means = {name: float(value) / made if made else math.nan for name, value in sums.items()}
+    return means | skipped
