@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from jaxlstm.config.base import Kind, Share
+from jaxlstm.config.base import Kind, Seed, Share
 
 
 class Adding(Kind, frozen=True, tag="adding"):
@@ -62,6 +62,58 @@ class TemporalOrder(Kind, frozen=True, tag="temporal-order"):
     def __post_init__(self) -> None:
         if self.events == 3 and self.protocol == "2013":
             raise ValueError('events: expected 2 with protocol = "2013", got 3')
+
+
+class Reber(Kind, frozen=True, tag="reber"):
+    """The embedded Reber grammar: which symbols may come next (`jaxlstm.tasks.reber`).
+
+    Args:
+        strings: strings of the training set, and of the test set.
+        data_seed: the seed of both sets.
+        disjoint: whether no string of the training set is in the test set.
+        distinct: whether no string is in a set twice.
+        over_steps: the loss of a string is the "sum" over its steps, or their "mean".
+    """
+
+    strings: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    data_seed: Seed = 0
+    disjoint: bool = True
+    distinct: bool = False
+    over_steps: Literal["sum", "mean"] = "sum"
+
+
+class Counting(Kind, frozen=True, tag="counting"):
+    """Counting: n times a, then as many b, then the end (`jaxlstm.tasks.counting`).
+
+    Args:
+        longest: in training n is drawn from 1 to this.
+        tested: n runs from 1 to this in the evaluation set.
+    """
+
+    longest: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    tested: Annotated[int, Meta(ge=2, le=4096)] = 512
+
+    def __post_init__(self) -> None:
+        if self.tested <= self.longest:
+            raise ValueError(f"tested: expected int > longest = {self.longest}, got {self.tested}")
+
+
+class DelayedXOR(Kind, frozen=True, tag="delayed-xor"):
+    """Delayed XOR: whether two bits of the past differ (`jaxlstm.tasks.delayed_xor`).
+
+    Args:
+        length: steps of a sequence.
+        delay: steps back to the nearer bit; the farther one is twice as far back.
+    """
+
+    length: Annotated[int, Meta(ge=3, le=1_000_000)] = 300
+    delay: Annotated[int, Meta(ge=1, le=100_000)] = 10
+
+    def __post_init__(self) -> None:
+        if self.length <= 2 * self.delay:
+            raise ValueError(
+                f"length: expected int > 2 * delay = {2 * self.delay}, got {self.length}"
+            )
 
 
 class Characters(Kind, frozen=True, tag="characters"):
@@ -144,4 +196,14 @@ class Forecast(Kind, frozen=True, kw_only=True, tag="forecast"):
             raise ValueError("test: expected less than 1 together with `validation`")
 
 
-Task = Adding | CopyMemory | TemporalOrder | Characters | JapaneseVowels | Forecast
+Task = (
+    Adding
+    | CopyMemory
+    | TemporalOrder
+    | Characters
+    | JapaneseVowels
+    | Forecast
+    | Reber
+    | Counting
+    | DelayedXOR
+)

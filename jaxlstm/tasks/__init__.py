@@ -4,7 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxlstm import config
-from jaxlstm.tasks import adding, characters, copy_memory, forecast, temporal_order, vowels
+from jaxlstm.tasks import (
+    adding,
+    characters,
+    copy_memory,
+    counting,
+    delayed_xor,
+    forecast,
+    reber,
+    temporal_order,
+    vowels,
+)
 from jaxlstm.tasks.base import Batch as Batch
 from jaxlstm.tasks.base import Goal as Goal
 from jaxlstm.tasks.base import Task as Task
@@ -16,6 +26,9 @@ _BUILDERS: dict[type, Callable[[Any], Task]] = {
     config.Characters: characters.build,
     config.JapaneseVowels: vowels.build,
     config.Forecast: forecast.build,
+    config.Reber: reber.build,
+    config.Counting: counting.build,
+    config.DelayedXOR: delayed_xor.build,
 }
 
 
@@ -23,7 +36,7 @@ def build(task_config: Any) -> Task:
     """Build the task that a config describes, fetching its data when it has any.
 
     Args:
-        task_config: one of the kinds in `jaxlstm.config.Task`, such as an `Adding`.
+        task_config: one of the tasks of `jaxlstm.config`, such as `Adding`.
 
     Returns:
         The task.

@@ -132,7 +132,7 @@ def loss_1997(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     off = jnp.abs(answers - batch.targets.astype(answers.dtype))
     mse = jnp.mean(jnp.square(off))
     return mse / 2, {
-        "wrong": jnp.mean(off >= TOLERANCE, dtype=off.dtype),
+        "wrong": jnp.mean(~(off < TOLERANCE), dtype=off.dtype),
         "abs_error": jnp.mean(off),
         "mse": mse,
     }

@@ -81,7 +81,9 @@ class Task:
             jitted with a static `batch_size` and mapped over keys.
         evaluation: the fixed sets that scores are taken on, `"validation"` or `"test"` or both.
         loss: `loss(outputs, batch) -> (loss, metrics)`: a scalar to minimise, the mean over the
-            batch, and a dict of scalars that are means over the batch as well.
+            batch, and a dict of scalars that are means over the batch as well. Where sequences of
+            different lengths have an output for every step, a set is scored as a whole, and a
+            metric may be something else, such as a largest.
         goal: what solved means.
         baselines: scores on the goal's split of predictors that need no memory, or next to none,
             named `"<predictor> <metric>"`.

@@ -159,7 +159,7 @@ def squared_loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]
     off = jnp.abs(active - targets)
     squares = jnp.mean(jnp.sum(jnp.square(off), axis=-1))
     return squares / 2, {
-        "wrong": jnp.mean(jnp.any(off >= TOLERANCE, axis=-1), dtype=active.dtype),
+        "wrong": jnp.mean(~jnp.all(off < TOLERANCE, axis=-1), dtype=active.dtype),
         "abs_error": jnp.mean(off),
         "squared_error": squares,
         "error": jnp.mean(1 - correct(outputs, batch.targets)),
