@@ -14,7 +14,7 @@ from jaxlstm.tasks import Batch, Task
 from jaxlstm.training.model import Model, Params
 
 Objective = Callable[..., tuple[Array, dict[str, Array]]]
-Term = Callable[[Params, Batch], Array]
+Term = Callable[[Params, Batch], dict[str, Array]]
 
 # Tasks split the key of a batch, and the keys of a split are `fold_in` of 0, 1, 2, …
 DROPPING = 2**31 - 1
@@ -30,7 +30,8 @@ def build(task: Task, network: Model, penalty: config.Penalty | None = None) -> 
 
     Returns:
         `(params, batch, step, key=None) -> (value, metrics)`: the metric `loss` is that of the task
-        alone, `penalty` the term before it is multiplied by its weight. With the key of the batch a
+        alone, `penalty` the term before it is multiplied by its weight; beside it flossing has
+        `largest_exponent`, the largest size of the exponents that it pushes to zero. With the key of the batch a
         network with dropout drops; the term never does.
     """
     more = None if penalty is None else term(penalty, task, network)
@@ -48,9 +49,10 @@ def build(task: Task, network: Model, penalty: config.Penalty | None = None) -> 
             added = more(params, batch)
         else:
             now = step < penalty.steps
-            added = lax.cond(now, more, lambda *_: jnp.zeros_like(loss), params, batch)
+            nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(more, params, batch))
+            added = lax.cond(now, more, lambda *_: nothing, params, batch)
         share = jnp.where(step < penalty.alone_steps, 0, 1).astype(loss.dtype)
-        return share * loss + penalty.weight * added, {**metrics, "penalty": added}
+        return share * loss + penalty.weight * added["penalty"], metrics | added
 
     return objective
 
@@ -64,7 +66,8 @@ def term(spec: config.Penalty, task: Task, network: Model) -> Term:
         network: the model; its cell must be one that can be stepped.
 
     Returns:
-        A function of the parameters and a batch: a scalar to be differentiated by the parameters.
+        A function of the parameters and a batch: metrics, of which `penalty` is the scalar to be
+        differentiated by the parameters.
 
     Examples:
         >>> import jax
@@ -75,23 +78,31 @@ def term(spec: config.Penalty, task: Task, network: Model) -> Term:
         ...                       tokens=False, every_step=False)
         >>> measure = term(config.Flossing(count=2), task, network)
         >>> batch = task.sample(task.data, jax.random.key(0), 3)
-        >>> measure(network.init(jax.random.key(1)), batch).shape
-        ()
+        >>> sorted(measure(network.init(jax.random.key(1)), batch))
+        ['largest_exponent', 'penalty']
     """
     cell = network.cell
 
-    def norm(params: Params, batch: Batch, exact: bool) -> Array:
+    def norm(params: Params, batch: Batch, exact: bool) -> dict[str, Array]:
         def loss(outputs: Array) -> Array:
             return task.loss(network.readout(params, outputs), batch)[0]
 
         hold, inputs = network.masked_outputs, network.encode(params, batch.inputs)
         options = {"lengths": batch.lengths, "masked_outputs": hold, "exact": exact}
-        return jl.gradients.norm_penalty(cell, params.cell, inputs, loss, **options)
+        value = jl.gradients.norm_penalty(cell, params.cell, inputs, loss, **options)
+        return {"penalty": value}
 
-    def flossing(params: Params, batch: Batch, count: int, warmup: int) -> Array:
-        inputs, key = network.encode(params, batch.inputs), jax.random.key(0)
-        options = {"count": count, "warmup": warmup, "key": key}
-        return jl.gradients.flossing(cell, params.cell, inputs, **options)
+    def flossing(params: Params, batch: Batch, count: int, warmup: int) -> dict[str, Array]:
+        options = {"count": count, "warmup": warmup, "key": jax.random.key(0), "blocks": 1}
+
+        def exponents(inputs: Array) -> Array:
+            spectrum = jl.gradients.lyapunov_spectrum(cell, params.cell, inputs, **options)
+            return spectrum.exponents
+
+        # What `jl.gradients.flossing` is the mean square of, which a report wants to see too.
+        found = jax.vmap(exponents)(network.encode(params, batch.inputs))
+        largest = jnp.max(jnp.abs(jnp.mean(found, axis=0)))
+        return {"penalty": jnp.mean(found**2), "largest_exponent": largest}
 
     match spec:
         case config.NormPenalty():
