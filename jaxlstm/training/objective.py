@@ -31,8 +31,8 @@ def build(task: Task, network: Model, penalty: config.Penalty | None = None) -> 
     Returns:
         `(params, batch, step, key=None) -> (value, metrics)`: the metric `loss` is that of the task
         alone, `penalty` the term before it is multiplied by its weight; beside it flossing has
-        `largest_exponent`, the largest size of the exponents that it pushes to zero. With the key of the batch a
-        network with dropout drops; the term never does.
+        `largest_exponent`, the largest size of the exponents that it pushes to zero. With the key
+        of the batch a network with dropout drops; the term never does.
     """
     more = None if penalty is None else term(penalty, task, network)
 
