@@ -13,18 +13,21 @@ from jaxlstm.config import (
     CopyMemory,
     Counting,
     DelayedXOR,
+    Digits,
     Forecast,
     JapaneseVowels,
+    MovingDigits,
     Reber,
     TemporalOrder,
 )
-from jaxlstm.tasks import Batch, Goal, build
+from jaxlstm.tasks import Batch, Goal, build, digits
 
 SERIES = "1,2,3,4:0.5,0.25,0,-1:a\n0,1:1,0:b\n-2,2,1:3,1,3:a\n"
 
 
 TASKS = ["adding", "adding-1997", "copy", "order", "order-1997", "characters", "vowels", "forecast"]
 TASKS += ["reber", "counting", "xor"]
+TASKS += ["digits", "moving-digits"]
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -34,6 +37,13 @@ def task(request, tmp_path_factory):
     text.write_text("To be, or not to be: that is the question.\n" * 20)
     table = tmp_path / "table.csv"
     table.write_text("x,y\n" + "".join(f"{t % 5},{t % 7 or 'NA'}\n" for t in range(90)))
+    for part, files in digits.FILES.items():
+        for file, sizes in zip(files, ((12, 5, 5), (12,)), strict=True):
+            header = bytes([0, 0, 8, len(sizes), *(b for n in sizes for b in (0, 0, 0, n))])
+            made = range(len(part), len(part) + math.prod(sizes))
+            (tmp_path / file).write_bytes(
+                header + bytes(n * n % (251 if sizes[1:] else 3) for n in made)
+            )
     for part in ("TRAIN", "TEST"):
         file = tmp_path / f"JapaneseVowels_{part}.ts"
         file.write_text(f"@classLabel true a b\n@data\n{SERIES}")
@@ -50,6 +60,8 @@ def task(request, tmp_path_factory):
             "reber": Reber(strings=40),
             "counting": Counting(longest=9, tested=12),
             "xor": DelayedXOR(length=12, delay=3),
+            "digits": Digits(path=str(tmp_path)),
+            "moving-digits": MovingDigits(path=str(tmp_path), canvas=6, size=3, frames=4),
         }[request.param]
     )
 

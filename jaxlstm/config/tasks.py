@@ -196,6 +196,57 @@ class Forecast(Kind, frozen=True, kw_only=True, tag="forecast"):
             raise ValueError("test: expected less than 1 together with `validation`")
 
 
+class Music(Kind, frozen=True, tag="music"):
+    """Polyphonic music: which of 88 keys sound next (`jaxlstm.tasks.music`).
+
+    Args:
+        path: a MATLAB file with `traindata`, `validdata` and `testdata`, lists of piano rolls;
+            chorales of Bach if left out.
+        window: frames of a training sequence; whole pieces if left out.
+    """
+
+    path: str | None = None
+    window: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+
+
+class Digits(Kind, frozen=True, tag="digits"):
+    """Images as sequences: which digit is it (`jaxlstm.tasks.digits`).
+
+    Args:
+        path: a folder with the idx files of MNIST or the like; 5,000 digits if left out.
+        by: what a step is, a "row" or a "pixel".
+        permuted: whether pixels come in an order that is drawn once for all images.
+    """
+
+    path: str | None = None
+    by: Literal["row", "pixel"] = "row"
+    permuted: bool = False
+
+
+class MovingDigits(Kind, frozen=True, tag="moving-digits"):
+    """Moving digits: the next frame of a small video (`jaxlstm.tasks.moving_digits`).
+
+    Args:
+        canvas: the side of a frame in pixels.
+        size: the side of a digit.
+        digits: how many digits move.
+        frames: how many frames a sequence has, the last of which is only predicted.
+        speed: how many pixels a digit moves from frame to frame.
+        path: a folder with the idx files of MNIST or the like; 5,000 digits if left out.
+    """
+
+    canvas: Annotated[int, Meta(ge=2, le=1024)] = 16
+    size: Annotated[int, Meta(ge=1, le=1024)] = 8
+    digits: Annotated[int, Meta(ge=1, le=100)] = 2
+    frames: Annotated[int, Meta(ge=2, le=10_000)] = 11
+    speed: Annotated[float, Meta(gt=0, le=1024)] = 1.0
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.size > self.canvas:
+            raise ValueError(f"size: expected int <= canvas = {self.canvas}, got {self.size}")
+
+
 Task = (
     Adding
     | CopyMemory
@@ -206,4 +257,7 @@ Task = (
     | Reber
     | Counting
     | DelayedXOR
+    | Music
+    | Digits
+    | MovingDigits
 )

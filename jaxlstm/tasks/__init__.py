@@ -10,7 +10,10 @@ from jaxlstm.tasks import (
     copy_memory,
     counting,
     delayed_xor,
+    digits,
     forecast,
+    moving_digits,
+    music,
     reber,
     temporal_order,
     vowels,
@@ -26,9 +29,12 @@ _BUILDERS: dict[type, Callable[[Any], Task]] = {
     config.Characters: characters.build,
     config.JapaneseVowels: vowels.build,
     config.Forecast: forecast.build,
-    config.Reber: reber.build,
     config.Counting: counting.build,
     config.DelayedXOR: delayed_xor.build,
+    config.Digits: digits.build,
+    config.MovingDigits: moving_digits.build,
+    config.Music: music.build,
+    config.Reber: reber.build,
 }
 
 

@@ -89,6 +89,8 @@ class Task:
             named `"<predictor> <metric>"`.
         encode: turns text into int32 symbols `[T]`; None unless the task is text.
         decode: turns integer symbols `[T]` into text; None unless the task is text.
+        frame: height and width where the inputs and outputs of a step are the pixels of a frame,
+            row by row; None elsewhere.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Task:
     baselines: Mapping[str, float] = field(default_factory=dict)
     encode: Callable[[str], np.ndarray] | None = None
     decode: Callable[[Any], str] | None = None
+    frame: tuple[int, int] | None = None
 
 
 def fixed_key(seed: int) -> Array:
