@@ -196,7 +196,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = Path(folder) / "manifest.json"
     try:
         content = path.read_bytes()
-    except OSError:
+    except (OSError, ValueError):
         raise UserError(f"'{folder}' is no run folder: it has no manifest.json") from None
     try:
         version = msgspec.json.decode(content, type=dict[str, Any]).get("format_version")

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,50 @@ from typing import Any
 import msgspec
 
 from jaxlstm.errors import UserError
+
+LARGEST_FILE = 2**29
+"""The largest file that is read, in bytes: what is made of it in memory is many times that."""
+
+
+def read(path: Path, largest: int = LARGEST_FILE) -> bytes:
+    """Read a file that a user named, and nothing that never ends: no device, no pipe.
+
+    Raises:
+        OSError: when there is no such file, it is none, or it is too large.
+        ValueError: when a file cannot have such a name.
+    """
+    # A pipe that nobody writes to would be waited for without O_NONBLOCK.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with open(handle, "rb") as file:
+        found = os.fstat(handle)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        # Some files, of the system's own, say that they are empty and are not.
+        content = file.read(largest + 1) if found.st_size <= largest else b""
+    if max(found.st_size, len(content)) > largest:
+        raise OSError(errno.EFBIG, f"more than {largest} bytes")
+    return content
+
+
+def read_text(path: str) -> str:
+    r"""Read a UTF-8 text file that a user named with `task.path`; every line ends with `\n`.
+
+    Raises:
+        UserError: when it is missing, no file, too large, unreadable or not UTF-8.
+    """
+    try:
+        text = read(Path(path).expanduser()).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"task.path: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset "
+            f"{error.start} of '{path}'"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"task.path: cannot read '{path}' as a text file ({reason})") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -164,7 +164,7 @@ def test_files_that_are_no_configs(tmp_path):
         config.load(path)
     with path.open("wb") as file:
         file.truncate(2**30)
-    with pytest.raises(UserError, match="got more than 1000000 bytes"):
+    with pytest.raises(UserError, match="more than 1000000 bytes"):
         config.load(path)
     path.write_text("a = " + "[" * 100_000)
     with pytest.raises(UserError, match="expected TOML"):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
+from jaxlstm import storage
 from jaxlstm.config import refusal
 from jaxlstm.config.experiment import Experiment
 from jaxlstm.config.reproduction import Reproduction
@@ -100,11 +101,7 @@ def dumps(config: Config) -> str:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise UserError(f"{path}: expected a config file, got more than {LARGEST_FILE} bytes")
-        return content.decode("utf-8-sig")
+        return storage.read(path, LARGEST_FILE).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, got a bad byte at {error.start}") from None
     except (OSError, ValueError) as error:

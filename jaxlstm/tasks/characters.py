@@ -24,7 +24,6 @@ text plus one. Solved: below 2.7 bits per character on the validation text.
 """
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm import storage
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import shakespeare
 from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
@@ -158,16 +158,7 @@ def split_file(path: str, holdout: float) -> shakespeare.Split:
     Raises:
         UserError: when the file is missing, a folder, unreadable, empty, or not UTF-8.
     """
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"task.path: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset "
-            f"{error.start} of '{path}'"
-        ) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"task.path: cannot read '{path}' as a text file ({reason})") from error
+    text = storage.read_text(path)
     if not text:
         raise UserError(f"task.path: expected text, got the empty file '{path}'")
     held_out = round(holdout * len(text))

@@ -12,13 +12,14 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxlstm import storage
 from jaxlstm.errors import UserError
 
+read = storage.read_text
 MISSING = ("", "na", "nan")
 DELIMITERS = ",;\t"
 # A mistyped year would make a grid of millions of steps.
@@ -47,24 +48,6 @@ class Table(NamedTuple):
 
     columns: tuple[str, ...]
     series: list[Series]
-
-
-def read(path: str) -> str:
-    """Read a text file that a user named with `task.path`.
-
-    Raises:
-        UserError: when it is missing, a folder, unreadable or not UTF-8.
-    """
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"task.path: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset "
-            f"{error.start} of '{path}'"
-        ) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"task.path: cannot read '{path}' as a text file ({reason})") from error
 
 
 def parse(

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm import storage
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import carriers
 from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
@@ -175,8 +176,8 @@ def _numbers(dimension: str, where: str) -> list[float]:
         values = [float(value) for value in dimension.split(",")]
     except ValueError as error:
         raise UserError(f"{where}: expected numbers with commas between them, {error}") from error
-    if not np.isfinite(values).all():
-        raise UserError(f"{where}: expected finite numbers, got {dimension[:40]!r}")
+    if not (np.abs(values) <= np.finfo(np.float32).max).all():
+        raise UserError(f"{where}: expected finite numbers, as float32 holds them, got {dimension[:40]!r}")
     return values
 
 
@@ -190,7 +191,7 @@ def _texts(path: str | None) -> list[str]:
     found = []
     for file in FILES:
         try:
-            found.append((Path(path).expanduser() / file).read_text(encoding="utf-8"))
+            found.append(storage.read(Path(path).expanduser() / file).decode("utf-8-sig"))
         except (OSError, RuntimeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(

@@ -34,6 +34,7 @@ from jaxlstm.unroll.checks import (
     check_flags,
     check_inputs,
     check_key,
+    check_leaves,
     check_lengths,
     chunk_length,
 )
@@ -162,6 +163,8 @@ def unroll(
     mask = None if mask is None else check_flags("mask", mask, shape)
     resets = None if resets is None else check_flags("resets", resets, shape)
     check_key(key)
+    check_leaves("params", params)
+    check_leaves("carry", carry)
     if cell.run is not None:
         jax.eval_shape(functools.partial(begin, cell, batch_shape), params, carry, key)
         if cell.whole:

@@ -58,6 +58,17 @@ def check_array(name: str, value: Any) -> Array:
         raise TypeError(f"`{name}` must be an array, got {type(value).__name__}") from None
 
 
+def check_leaves(name: str, tree: Any) -> None:
+    """Refuse a pytree with a leaf that is neither an array nor a number."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        try:
+            jnp.shape(leaf)
+            jax.dtypes.result_type(leaf)
+        except (TypeError, ValueError):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"`{where}` must be an array, got {type(leaf).__name__}") from None
+
+
 def check_inputs(cell: Cell, inputs: Array, time_major: bool) -> tuple[tuple[int, ...], int]:
     """The batch shape and the number of steps of inputs that fit the cell."""
     rank = len(cell.input_shape)
