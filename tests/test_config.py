@@ -124,6 +124,7 @@ def test_what_does_not_fit_is_refused_in_one_line_with_its_path(before, after, l
         ("model.hidden-size", "many", "--model.hidden_size: expected int, got 'many'"),
         ("task.length.more", "3", "--task.length.more: `task.length` holds no other keys"),
         ("nothing.at_all", "3", "--nothing: no such key"),
+        ("task.path", "\udcff.txt", "--task.path: expected UTF-8 text, got '\\udcff.txt'"),
         ("train.steps", "1\nseeds = 3", "--train.steps: expected int, got"),
     ],
 )

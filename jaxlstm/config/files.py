@@ -1,6 +1,7 @@
 """Config files: TOML to frozen structs and back, and overrides by dotted name."""
 
 import copy
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,6 +65,10 @@ def loads(
         jaxlstm.errors.UserError: config: kind: missing, expected one of "training", "study", \
 "reproduction"
     """
+    for place, given in ((source, text), *((f"--{name}", value) for name, value in overrides)):
+        # What a terminal or a file name holds besides UTF-8 comes in as lone surrogates.
+        if re.search("[\ud800-\udfff]", given):
+            raise UserError(f"{place}: expected UTF-8 text, got {refusal.shown(given)}")
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:

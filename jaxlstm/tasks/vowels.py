@@ -177,7 +177,7 @@ def _numbers(dimension: str, where: str) -> list[float]:
     except ValueError as error:
         raise UserError(f"{where}: expected numbers with commas between them, {error}") from error
     if not (np.abs(values) <= np.finfo(np.float32).max).all():
-        raise UserError(f"{where}: expected finite numbers, as float32 holds them, got {dimension[:40]!r}")
+        raise UserError(f"{where}: expected finite numbers of float32, got {dimension[:40]!r}")
     return values
 
 
