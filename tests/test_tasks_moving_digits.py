@@ -10,6 +10,8 @@ import pytest
 from jaxlstm.config import MovingDigits
 from jaxlstm.tasks import build, digits, moving_digits
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 
 @pytest.fixture
 def folder(tmp_path):

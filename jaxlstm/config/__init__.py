@@ -16,6 +16,8 @@ from jaxlstm.config.model import GRU as GRU
 from jaxlstm.config.model import LSTM as LSTM
 from jaxlstm.config.model import LSTM1997 as LSTM1997
 from jaxlstm.config.model import RNN as RNN
+from jaxlstm.config.model import ConvLSTM as ConvLSTM
+from jaxlstm.config.model import FeatureModel as FeatureModel
 from jaxlstm.config.model import Ginibre as Ginibre
 from jaxlstm.config.model import GlorotUniform as GlorotUniform
 from jaxlstm.config.model import Identity as Identity

@@ -173,4 +173,27 @@ class LSTM1997(Part, frozen=True, tag_field="cell", tag="lstm-1997"):
         """Symbols come in one-hot."""
 
 
-Model = LSTM | RNN | GRU | LSTM1997
+class ConvLSTM(Part, frozen=True, tag_field="cell", tag="conv-lstm"):
+    """Convolutional LSTM cells (Shi et al. 2015) and a readout of 1 x 1, for tasks over frames.
+
+    Args:
+        filters: channels of a layer.
+        kernel_size: the side of the window that a pixel sees, of the layer below and of the past.
+        layers: cells on top of each other.
+        forget_bias: where the bias of the forget gate starts.
+        peepholes: whether the gates see the memory, each pixel by weights of its own.
+    """
+
+    filters: Width
+    kernel_size: Annotated[int, Meta(ge=1, le=1024)] = 3
+    layers: Annotated[int, Meta(ge=1, le=64)] = 1
+    forget_bias: float = 1.0
+    peepholes: bool = False
+
+    @property
+    def embedding_size(self) -> None:
+        """Frames are no symbols."""
+
+
+FeatureModel = LSTM | RNN | GRU | LSTM1997
+Model = FeatureModel | ConvLSTM

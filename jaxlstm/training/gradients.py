@@ -62,7 +62,7 @@ def build(task: Task, network: Model, *, batch_size: int, sequences: int) -> Mea
         counted = jnp.arange(length)[None] < valid[:, None]
         stretched = jax.vmap(
             lambda x: jl.gradients.lyapunov_spectrum(cell, weights, x, blocks=length).blocks[:, 0]
-        )(jnp.where(counted[..., None], inputs, 0))
+        )(jnp.where(counted.reshape(count, length, *[1] * (inputs.ndim - 2)), inputs, 0))
         measured["growth.nats_per_step"] = jnp.mean(stretched, where=counted)
 
         held = jl.gradients.memory_timescales(cell, weights, inputs, **options).quantiles

@@ -105,7 +105,7 @@ class Model:
 
 
 def build(
-    spec: config.Model, *, input_size: int, output_size: int, tokens: bool, every_step: bool
+    spec: config.FeatureModel, *, input_size: int, output_size: int, tokens: bool, every_step: bool
 ) -> Model:
     """Build the network that a config describes, for a task of the given sizes.
 
@@ -184,15 +184,15 @@ def count(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _width(spec: config.Model) -> int:
+def _width(spec: config.FeatureModel) -> int:
     return spec.blocks * spec.block_size if isinstance(spec, config.LSTM1997) else spec.hidden_size
 
 
-def _depth(spec: config.Model) -> int:
+def _depth(spec: config.FeatureModel) -> int:
     return 1 if isinstance(spec, config.LSTM1997) else spec.layers
 
 
-def _cell(spec: config.Model, input_size: int, hidden_size: int) -> jl.Cell:
+def _cell(spec: config.FeatureModel, input_size: int, hidden_size: int) -> jl.Cell:
     if isinstance(spec, config.LSTM1997):
         return blocks.cell(spec, input_size)
     sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": hidden_size}

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlstm import config, tasks
 from jaxlstm.errors import UserError
-from jaxlstm.training import evaluation, model, optimizers, scores, step
+from jaxlstm.training import evaluation, frames, model, optimizers, scores, step
 from jaxlstm.training.step import TrainState
 
 
@@ -64,13 +64,16 @@ def prepare(experiment: config.Experiment) -> Training:
     """
     task = tasks.build(experiment.task)
     goal, goal_seeds = scores.resolve(experiment.goal, task)
-    network = model.build(
-        experiment.model,
-        input_size=task.input_size,
-        output_size=task.output_size,
-        tokens=task.tokens,
-        every_step=task.every_step,
-    )
+    if isinstance(experiment.model, config.ConvLSTM):
+        network = frames.build(experiment.model, task.frame, every_step=task.every_step)
+    else:
+        network = model.build(
+            experiment.model,
+            input_size=task.input_size,
+            output_size=task.output_size,
+            tokens=task.tokens,
+            every_step=task.every_step,
+        )
     if experiment.model.embedding_size is not None and not task.tokens:
         raise UserError("model.embedding_size: expected none, the task's inputs are no symbols")
     train = experiment.train
