@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import gzip
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -37,6 +39,20 @@ def read(path: Path, largest: int = LARGEST_FILE) -> bytes:
     if max(found.st_size, len(content)) > largest:
         raise OSError(errno.EFBIG, f"more than {largest} bytes")
     return content
+
+
+def unzip(content: bytes, largest: int = LARGEST_FILE) -> bytes:
+    """Unpack gzip, and no more of it than a file may have: a few bytes may stand for very many.
+
+    Raises:
+        OSError: when it is no gzip, or more than that.
+        EOFError: when it is cut short.
+    """
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        unpacked = file.read(largest + 1)
+    if len(unpacked) > largest:
+        raise OSError(errno.EFBIG, f"more than {largest} bytes in it")
+    return unpacked
 
 
 def read_text(path: str) -> str:

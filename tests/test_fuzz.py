@@ -9,11 +9,13 @@ import stat
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 
 from jaxlstm import cli, config, tasks
 from jaxlstm.errors import UserError
-from jaxlstm.tasks import carriers, characters, tables, vowels
+from jaxlstm.tasks import carriers, characters, digits, music, tables, vowels
 
 pytestmark = pytest.mark.promise
 ROOT = Path(__file__).parent.parent
@@ -179,6 +181,42 @@ def test_a_whole_task_of_mutated_files_is_built_or_refused(share, seen, tmp_path
             (tmp_path / name).write_text(mutant, encoding="utf-8", errors="replace")
         refusal(tasks.build, config.JapaneseVowels(path=str(tmp_path)))
     seen("data", "whole tasks of mutated files", 2 * count)
+
+
+def changed(content: bytes, chance: random.Random) -> bytes:
+    """Change bytes in one to four places, or cut them short."""
+    mutant = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(mutant) or 1)
+        match chance.randrange(4):
+            case 0:
+                mutant[at : at + 1] = bytes([chance.choice([0, 1, 8, 127, 255])])
+            case 1:
+                mutant[at : at + 4] = chance.randbytes(4)
+            case 2:
+                del mutant[at : at + chance.randint(1, 9)]
+            case _:
+                mutant[chance.randrange(200) % (len(mutant) or 1) :][:1] = b"\xff"
+                mutant = mutant[: len(mutant) - chance.randrange(2) * at]
+    return bytes(mutant)
+
+
+@LENGTHS
+def test_a_mutated_binary_file_is_taken_or_refused_in_one_line(share, seen, tmp_path):
+    chance, count, file = random.Random(6), round(500 * share), tmp_path / "x.mat"
+    images = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 1, 9, 8, 7, 6])
+    for _ in range(count):
+        refusal(digits.idx, changed(images, chance), "x")
+    lists = {name: np.empty(2, object) for name in music.NAMES.values()}
+    for rolls in lists.values():
+        rolls[:] = [np.eye(3, 88), np.eye(2, 88)]
+    scipy.io.savemat(file, lists)
+    whole = file.read_bytes()
+    assert refusal(music.load, str(file)) is None
+    for _ in range(count // 5):  # each is a process: some of them end SciPy's
+        file.write_bytes(changed(whole, chance))
+        refusal(music.load, str(file))
+    seen("data", "mutated binary files", count + count // 5)
 
 
 GOOD = ROOT / "configs" / "shakespeare.toml"

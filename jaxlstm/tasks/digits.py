@@ -19,6 +19,7 @@ the classes one-hot. Solved: test accuracy above all three.
 """
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm import storage
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import carriers
 from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
@@ -172,13 +174,15 @@ def idx(content: bytes, where: str) -> np.ndarray:
         >>> idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9]), "some file")
         array([7, 8, 9], dtype=uint8)
     """
-    if content[:3] != b"\0\0\x08" or len(content) < 4 + 4 * content[3]:
+    count = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
+    if not 0 < count < 9 or len(content) < 4 + 4 * count:
         raise UserError(f"task.path: expected the idx format of bytes in {where}, got another file")
-    begin = 4 + 4 * content[3]
-    sizes = np.frombuffer(content[4:begin], ">u4").astype(int)
-    if len(content) - begin != sizes.prod():
+    begin = 4 + 4 * count
+    sizes = np.frombuffer(content[4:begin], ">u4").tolist()
+    wanted = math.prod(sizes)
+    if len(content) - begin != wanted:
         raise UserError(
-            f"task.path: expected {sizes.prod()} bytes after the header of {where}, as it says, "
+            f"task.path: expected {wanted} bytes after the header of {where}, as it says, "
             f"got {len(content) - begin}"
         )
     return np.frombuffer(content[begin:], np.uint8).reshape(sizes)
@@ -190,8 +194,8 @@ def _read(folder: Path, file: str) -> np.ndarray:
     try:
         folder = folder.expanduser()
         there = next((name for name in tried if (folder / name).is_file()), file)
-        content = (folder / there).read_bytes()
-        content = gzip.decompress(content) if there.endswith(".gz") else content
+        content = storage.read(folder / there)
+        content = storage.unzip(content) if there.endswith(".gz") else content
     except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(

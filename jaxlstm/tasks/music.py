@@ -28,7 +28,6 @@ how often each key is on, `repeat` that a key which is on stays on with one prob
 which is off goes on with another. Solved: nats per frame of the test part below both.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -37,7 +36,7 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.errors import UserError
-from jaxlstm.tasks import chorales
+from jaxlstm.tasks import chorales, matlab
 from jaxlstm.tasks.base import Batch, Goal, Task, at_least_float32
 
 if TYPE_CHECKING:
@@ -141,24 +140,10 @@ def load(path: str) -> dict[str, list[np.ndarray]]:
     Raises:
         UserError: when the file cannot be read, a list is missing, or what is in it is no roll.
     """
-    from scipy.io import loadmat  # read by this task alone
-
-    try:
-        content = loadmat(Path(path).expanduser())
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"task.path: cannot read '{path}' ({reason})") from error
-    except Exception as error:  # scipy raises what its parser stumbles over
-        raise UserError(f"task.path: expected a MATLAB file, cannot read '{path}'") from error
     found = {}
+    lists = matlab.lists(path, tuple(NAMES.values()))
     for part, name in NAMES.items():
-        if name not in content:
-            there = ", ".join(key for key in content if not key.startswith("__"))
-            raise UserError(
-                f"task.path: expected {', '.join(NAMES.values())} in '{path}', got "
-                f"{there or 'nothing'}"
-            )
-        found[part] = [_roll(item, f"{name} of '{path}'") for item in np.ravel(content[name])]
+        found[part] = [_roll(item, f"{name} of '{path}'") for item in lists[name]]
         if not found[part]:
             raise UserError(f"task.path: expected piano rolls in {name} of '{path}', got none")
     return found
