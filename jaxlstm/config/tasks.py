@@ -13,12 +13,16 @@ class Adding(Kind, frozen=True, tag="adding"):
     Args:
         length: steps of a sequence; in 1997 the fewest, the most being a tenth more.
         protocol: "2016" (Arjovsky, Shah, Bengio) or "1997" (Hochreiter & Schmidhuber).
+        outputs: in 1997 the output unit is "logistic", if left out, or "linear".
     """
 
     length: Annotated[int, Meta(ge=2, le=1_000_000)] = 100
     protocol: Literal["1997", "2016"] = "2016"
+    outputs: Literal["logistic", "linear"] | None = None
 
     def __post_init__(self) -> None:
+        if self.protocol == "2016" and self.outputs is not None:
+            raise ValueError(f'outputs: expected none with protocol = "2016", got {self.outputs!r}')
         if self.protocol == "1997" and self.length < 11:
             raise ValueError(
                 f'length: expected int >= 11 with protocol = "1997", got {self.length}'

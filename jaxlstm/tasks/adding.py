@@ -15,8 +15,8 @@ marked. The problem is from Hochreiter and Schmidhuber, "Long Short-Term Memory"
   marked by 1, then one of the first T/2 − 1 pairs that are not; all other markers are 0, those of
   the first and the last pair −1. Where the first pair is drawn its value is set to zero and its
   marker stays −1; the paper says so of the first draw, and it is taken to hold for the second as
-  well. The target is `0.5 + (x₁ + x₂) / 4` and the output logistic, y = σ(z), with the loss
-  ½ (y − t)². A sequence is `wrong` when |y − t| ≥ 0.04, `abs_error` is the mean of |y − t|.
+  well. The target is `0.5 + (x₁ + x₂) / 4` and the output logistic, y = σ(z), or linear, y = z,
+  with the loss ½ (y − t)². A sequence is `wrong` when |y − t| ≥ 0.04, `abs_error` is the mean of |y − t|.
   Solved: `wrong` below 0.01 on a fixed set of 2560 sequences. The answer 0.5 gets one with
   |x₁ + x₂| < 0.16 right, 15 in 100.
 """
@@ -45,7 +45,8 @@ def build(config: "Adding") -> Task:
     """Build the adding problem at one length.
 
     Args:
-        config: `length`, T, at least 2, and 11 in 1997; `protocol`, "1997" or "2016".
+        config: `length`, T, at least 2, and 11 in 1997; `protocol`, "1997" or "2016"; `outputs`,
+            in 1997 "logistic" or "linear".
 
     Returns:
         A task with inputs `[B, length, 2]` float32 (value, marker), targets `[B, 1]` float32,
@@ -80,7 +81,7 @@ def build(config: "Adding") -> Task:
         data=(),
         sample=sample,
         evaluation={"validation": ours(fixed_key(EVALUATION_SEED), size, length)},
-        loss=loss_1997 if old else loss,
+        loss=functools.partial(loss_1997, linear=config.outputs == "linear") if old else loss,
         goal=Goal("validation", "wrong" if old else "mse", below=0.01),
         baselines=_baselines_1997(length) if old else {"memoryless mse": 1 / 6},
     )
@@ -126,9 +127,11 @@ def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     return mse, {"mse": mse}
 
 
-def loss_1997(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-    """Half the squared error of a logistic unit, from `[B, 1]` before σ, and errors of 1997."""
-    answers = jax.nn.sigmoid(at_least_float32(outputs))
+def loss_1997(
+    outputs: Array, batch: Batch, *, linear: bool = False
+) -> tuple[Array, dict[str, Array]]:
+    """Half the squared error of a logistic or linear unit, from `[B, 1]` z, and errors of 1997."""
+    answers = at_least_float32(outputs) if linear else jax.nn.sigmoid(at_least_float32(outputs))
     off = jnp.abs(answers - batch.targets.astype(answers.dtype))
     mse = jnp.mean(jnp.square(off))
     return mse / 2, {
