@@ -16,9 +16,9 @@ marked. The problem is from Hochreiter and Schmidhuber, "Long Short-Term Memory"
   the first and the last pair −1. Where the first pair is drawn its value is set to zero and its
   marker stays −1; the paper says so of the first draw, and it is taken to hold for the second as
   well. The target is `0.5 + (x₁ + x₂) / 4` and the output logistic, y = σ(z), or linear, y = z,
-  with the loss ½ (y − t)². A sequence is `wrong` when |y − t| ≥ 0.04, `abs_error` is the mean of |y − t|.
-  Solved: `wrong` below 0.01 on a fixed set of 2560 sequences. The answer 0.5 gets one with
-  |x₁ + x₂| < 0.16 right, 15 in 100.
+  with the loss ½ (y − t)². A sequence is `wrong` when |y − t| ≥ 0.04, `abs_error` is the mean of
+  |y − t|. Solved: `wrong` below 0.01 on a fixed set of 2560 sequences. The answer 0.5 gets one
+  with |x₁ + x₂| < 0.16 right, 15 in 100.
 """
 
 import functools
