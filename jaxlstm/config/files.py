@@ -170,11 +170,24 @@ def _share(data: dict[str, Any], source: str) -> None:
         raise UserError(f"{source}: shared: expected a table of keys, got {shared!r}")
     same = {key: data[key] for key in ("question", "expected") if key in data}
     arms = data.get("arms")
-    for arm in arms if isinstance(arms, list) else ():
+    for index, arm in enumerate(arms) if isinstance(arms, list) else ():
         if isinstance(arm, dict):
             own = dict(arm)
+            arm.clear()
             arm.update({"kind": "training", **same, **copy.deepcopy(shared)})
+            if "from" in own:
+                _merge(arm, _elsewhere(own.pop("from"), f"{source}: arms[{index}].from"))
             _merge(arm, own)
+
+
+def _elsewhere(path: Any, place: str) -> dict[str, Any]:
+    """The keys of another config file, from which an arm begins."""
+    if not isinstance(path, str):
+        raise UserError(f"{place}: expected the path of a config file, got {path!r}")
+    try:
+        return tomllib.loads(_read(Path(path)))
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise UserError(f"{place}: expected TOML in '{path}': {_one_line(error)}") from None
 
 
 def _merge(data: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -33,8 +33,9 @@ class Check(Part, frozen=True, kw_only=True):
         low: lower end of the band.
         high: upper end of the band.
         share: whether the band of a count is a share of the seeds.
-        beats: the name of a baseline of the trainings, such as "persistence mae": the upper end of
-            the band.
+        beats: the name of a baseline of the trainings, such as "persistence mae", that the value
+            must be better than.
+        better: whether "lower" values are better, or "higher" ones, than a baseline.
         rule: what must lie in the band: the "value", the whole "interval", or some of the interval
             ("overlap").
     """
@@ -52,6 +53,7 @@ class Check(Part, frozen=True, kw_only=True):
     high: float | None = None
     share: bool = False
     beats: str | None = None
+    better: Literal["lower", "higher"] = "lower"
     rule: Literal["value", "interval", "overlap"] = "value"
 
     def __post_init__(self) -> None:
@@ -59,8 +61,8 @@ class Check(Part, frozen=True, kw_only=True):
         if compares != bool(self.against):
             expected = "one or more arms" if compares else "none"
             raise ValueError(f'against: expected {expected} with statistic = "{self.statistic}"')
-        if self.beats is not None and self.high is not None:
-            raise ValueError("expected one of `high` and `beats`, got both")
+        if self.beats is not None and (self.high is not None or self.low is not None):
+            raise ValueError("expected a band or `beats`, got both")
         if self.share and self.statistic != "count":
             raise ValueError(f'share: expected false with statistic = "{self.statistic}"')
 
@@ -69,7 +71,8 @@ class Reproduction(Kind, frozen=True, kw_only=True, tag="reproduction"):
     """What a paper reports, measured again.
 
     In the file, a table `[shared]` holds the keys that all arms have, and `[quick]` the keys that a
-    short version changes; keys of its table `shared` change those of every arm.
+    short version changes; keys of its table `shared` change those of every arm. An arm with
+    `from = "configs/laser.toml"` has that config's keys where it gives none.
 
     Args:
         name: what the folder is called.

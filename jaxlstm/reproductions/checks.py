@@ -40,7 +40,8 @@ def judge(check: config.Check, folders: Mapping[str, Path]) -> runs.Score:
     if check.share:
         low, high = (None if b is None else b * len(values) for b in (low, high))
     if check.beats is not None:
-        high = _baseline(check.beats, folders[names[0]])
+        bound = _baseline(check.beats, folders[names[0]])
+        low, high = (None, bound) if check.better == "lower" else (bound, None)
     verdict = "reported"
     if low is not None or high is not None:
         verdict = "met" if _holds(check, value, span, low, high) else "missed"
@@ -198,7 +199,7 @@ def _band(check: config.Check, low: float | None, high: float | None, seeds: int
     total = f" of {seeds}" if check.statistic == "count" else ""
     if low is not None and high is not None:
         return f"{of}{low:.6g} to {high:.6g}{total}"
-    if low is not None:
-        return f"{of}≥ {low:.6g}{total}" if check.rule == "value" else f"{of}above {low:.6g}"
     strict = check.beats is not None or check.rule == "interval"
-    return f"{of}{'<' if strict else '≤'} {high:.6g}{total}"
+    sign = ("<" if strict else "≤") if low is None else (">" if strict else "≥")
+    baseline = f", {check.beats}" if check.beats is not None else ""
+    return f"{of}{sign} {low if low is not None else high:.6g}{total}{baseline}"
