@@ -39,7 +39,7 @@ def written(room) -> set[str]:
 
 
 MISTAKES = [
-    ([], "Expected one of {run, study, reproduce, report, list, export}"),
+    ([], "Expected one of {run, study, reproduce, report, list, watch, export}"),
     (["fly"], "Unrecognized options: fly"),
     (["run"], "run: expected a CONFIG"),
     (
@@ -136,8 +136,9 @@ def test_a_run_ends_with_its_report_and_can_be_listed(room, capsys):
     assert "batch_size = 3" in (report.parent / "config.toml").read_text()
 
     assert cli.main(["list"]) == 0
-    folder, state, score, _ = capsys.readouterr().out.strip().split("\t")
+    folder, state, score, _, size = capsys.readouterr().out.strip().split("\t")
     assert (folder, state) == (str(report.parent), "finished")
+    assert size.endswith(" kB")
     assert "expected median < 0.01: missed" in score
 
     report.unlink()

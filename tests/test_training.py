@@ -128,7 +128,9 @@ def test_a_run_leaves_what_the_format_says(whole):
     assert manifest.summary[0].values == found[-1]["metrics"]["mse"]
 
 
-def test_how_many_steps_a_dispatch_takes_changes_no_bit(whole, tmp_path):
+@pytest.mark.promise
+def test_how_many_steps_a_dispatch_takes_changes_no_bit(whole, tmp_path, seen):
+    seen("bits", "other cuts with the same bits", 1)
     other = train(steps_per_dispatch=1, checkpoint_every=None)
     go(tmp_path / "r", train=other)
     assert records(tmp_path / "r") == records(whole)
@@ -137,7 +139,22 @@ def test_how_many_steps_a_dispatch_takes_changes_no_bit(whole, tmp_path):
     )
 
 
-def test_a_seed_does_not_depend_on_the_seeds_beside_it(whole, tmp_path):
+@pytest.mark.promise
+def test_how_often_is_looked_changes_no_bit_of_what_is_learnt(whole, tmp_path, seen):
+    """Not even the metrics at the steps where both look."""
+    go(tmp_path / "r", train=train(log_every=4, evaluate_every=6, checkpoint_every=5))
+    found, wanted = (states(run, experiment()).states for run in (tmp_path / "r", whole))
+    assert same_bits(*([state._replace(sums={}) for state in each] for each in (found, wanted)))
+    scores = {(r["step"], r["split"]): r for r in records(tmp_path / "r")}
+    for record in records(whole):
+        if record["split"] == "validation":
+            assert scores[record["step"], "validation"] == record
+    seen("bits", "other intervals with the same bits", 1)
+
+
+@pytest.mark.promise
+def test_a_seed_does_not_depend_on_the_seeds_beside_it(whole, tmp_path, seen):
+    seen("bits", "seeds alone with the bits of two", 2)
     go(tmp_path / "alone", seeds=(1,), train=train(devices=1))
     for one, both in zip(records(tmp_path / "alone"), records(whole), strict=True):
         for name, values in one["metrics"].items():
@@ -174,6 +191,8 @@ def test_more_devices_than_there_are_are_refused_before_anything_is_written(tmp_
     assert not (tmp_path / "r").exists()
 
 
+# Where one program computes several seeds it rounds otherwise than the program of one: the same
+# bits are promised of threads alone.
 def test_vmap_and_threads_agree_to_rounding(whole, tmp_path):
     go(tmp_path / "r", train=train(seeds_by="vmap"))
     for one, other in zip(records(tmp_path / "r"), records(whole), strict=True):

@@ -23,9 +23,11 @@ from jaxlstm.cli.arguments import (
     Reproduce,
     Run,
     Study,
+    Watch,
     parse,
 )
 from jaxlstm.cli.listing import list_runs
+from jaxlstm.cli.watching import watch
 from jaxlstm.cli.wording import complain, say, scored
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
@@ -62,6 +64,8 @@ def _main(given: list[str]) -> int:
                 return _report(command)
             case List():
                 return list_runs(command)
+            case Watch():
+                return watch(command)
             case Export():
                 return _export(command)
     except UserError as error:
@@ -91,6 +95,8 @@ def _load(command: Run | Study, overrides: Overrides, wanted: str) -> list[Any]:
 
     if command.seeds is not None:
         overrides = [*overrides, ("seeds", command.seeds)]
+    if isinstance(command, Run) and command.tensorboard:
+        overrides = [*overrides, ("train.tensorboard", "true")]
     if command.out is not None:
         if len(command.configs) != 1:
             raise UserError("--out: expected one config with it")
@@ -106,7 +112,7 @@ def _load(command: Run | Study, overrides: Overrides, wanted: str) -> list[Any]:
 
 def _run(command: Run, overrides: Overrides, line: str) -> int:
     if command.resume:
-        if command.configs or overrides or command.seeds or command.out:
+        if command.configs or overrides or command.seeds or command.out or command.tensorboard:
             raise UserError(
                 "--resume: expected run folders alone, a run goes on with its own config"
             )

@@ -36,6 +36,8 @@ class Run:
     """The run folder; runs/NAME-DATE-TIME if left out."""
     quiet: bool = False
     """Show no progress."""
+    tensorboard: bool = False
+    """Write TensorBoard event files too, to `tensorboard/` in the run folder."""
     debug_nans: bool = False
     """Where numbers stop being finite, find the operation that made the first."""
 
@@ -93,10 +95,23 @@ class Report:
 
 @dataclass(frozen=True)
 class List:
-    """List the runs in a folder, the latest first: state, score, age."""
+    """List the runs in a folder, the latest first: state, best score, age, size.
+
+    A run is dead that was recorded as running and whose process is gone.
+    """
 
     folder: Annotated[Positional[str], arg(metavar="DIR")] = "runs"
     """The folder that holds the run folders."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Follow a run until it ends, from this terminal or another: what it measures, as it does."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """The run folder."""
+    every: Annotated[float, arg(metavar="SECONDS", help_behavior_hint="")] = 1.0
+    """How often the folder is looked at."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +137,14 @@ Command = (
     | Annotated[Reproduce, subcommand("reproduce")]
     | Annotated[Report, subcommand("report")]
     | Annotated[List, subcommand("list")]
+    | Annotated[Watch, subcommand("watch")]
     | Annotated[Export, subcommand("export")]
 )
 
+Commands = Run | Study | Reproduce | Report | List | Watch | Export
 
-def parse(given: list[str]) -> tuple[Run | Study | Reproduce | Report | List | Export, Overrides]:
+
+def parse(given: list[str]) -> tuple[Commands, Overrides]:
     """Read a command line.
 
     Options with a dotted name are taken out first: a config, not the command line, knows them.

@@ -1,11 +1,12 @@
 """`jaxlstm list`: the runs in a folder."""
 
+import contextlib
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
 
-from jaxlstm import runs
+from jaxlstm import locks, runs
 from jaxlstm.cli.arguments import List
 from jaxlstm.cli.wording import say, scored
 from jaxlstm.errors import UserError
@@ -28,29 +29,63 @@ def list_runs(command: List) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("run", "state", "score", "age", box=None)
+    table = Table("run", "state", "best score", "age", "size", box=None)
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
     return 0
 
 
-def _row(folder: Path) -> tuple[str, str, str, str]:
+def standing(folder: Path, manifest: runs.Manifest) -> str:
+    """How a run stands: its state, or "dead" where its process is gone without a word."""
+    if manifest.state == "running" and locks.in_use(folder) is False:
+        return "dead"
+    return manifest.state
+
+
+def _row(folder: Path) -> tuple[str, str, str, str, str]:
     try:
         manifest = runs.read_manifest(folder)
-        score = scored(manifest.summary[0]) if manifest.summary else _latest(folder)
+        score = scored(manifest.summary[0]) if manifest.summary else _best(folder)
+        state = standing(folder, manifest)
+        age = clock(time.time() - datetime.fromisoformat(manifest.started).timestamp())
     except UserError as error:
-        return str(folder), "unreadable", str(error), ""
-    age = time.time() - datetime.fromisoformat(manifest.started).timestamp()
-    return str(folder), manifest.state, score, clock(age)
+        return str(folder), "unreadable", str(error), "", sized(folder)
+    except ValueError:
+        return str(folder), "unreadable", "manifest.json: `started` is no time", "", sized(folder)
+    return str(folder), state, score, age, sized(folder)
 
 
-def _latest(folder: Path) -> str:
-    """The latest score of a run that has no summary yet."""
-    for record in reversed(runs.read_jsonl(folder, "metrics.jsonl")):
-        if record["split"] != "train":
-            name = next((n for n in record["metrics"] if n != "loss"), "loss")
-            values = [value for value in record["metrics"][name] if value is not None]
-            mean = f"{sum(values) / len(values):.4g}" if values else "not finite"
-            return f"{record['split']} {name} {mean} at step {record['step']}"
-    return ""
+def _best(folder: Path) -> str:
+    """The best score so far of a run that has no summary yet."""
+    found: dict[str, tuple[float, int]] = {}
+    for record in runs.read_jsonl(folder, "metrics.jsonl"):
+        metrics = record.get("metrics")
+        if record.get("split") in ("train", "gradients", "stop") or not isinstance(metrics, dict):
+            continue
+        name = next((n for n in metrics if n != "loss"), "loss")
+        values = [value for value in metrics.get(name, []) if value is not None]
+        if not values:
+            continue
+        mean, what = sum(values) / len(values), f"{record.get('split')} {name}"
+        better = max if "accuracy" in name else min
+        found[what] = better(found.get(what, (mean, record["step"])), (mean, record["step"]))
+    return ", ".join(f"{what} {mean:.4g} at step {step}" for what, (mean, step) in found.items())
+
+
+def sized(folder: Path) -> str:
+    """The size of all files in a folder, for people.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "a").write_bytes(bytes(1500))
+        ...     sized(Path(folder))
+        '1.5 kB'
+    """
+    size = 0.0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # a checkpoint that is removed just now
+            size += path.lstat().st_size if path.is_file() else 0
+    power = min(4, (len(str(int(size))) - 1) // 3)
+    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -53,6 +53,7 @@ class Train(Part, frozen=True, kw_only=True):
             with the place where it broke, "skip" leaves parameters and optimiser as they are; the
             metric `skipped` counts those updates, which no other metric takes in.
         checkpoint_every: the state is saved; at the end only if left out.
+        tensorboard: write TensorBoard event files too, to `tensorboard/` in the run folder.
         seeds_by: how several seeds run: "vmap" maps the step over them, on a CPU in a group for
             each core, which suits small networks; "threads" runs each by itself; "auto" takes
             "threads" on a CPU and "vmap" elsewhere.
@@ -71,6 +72,7 @@ class Train(Part, frozen=True, kw_only=True):
     stop: Stop | None = None
     not_finite: Literal["stop", "skip"] = "stop"
     checkpoint_every: Steps | None = None
+    tensorboard: bool = False
     seeds_by: Literal["auto", "vmap", "threads"] = "auto"
     devices: Literal["auto"] | Annotated[int, Meta(ge=1, le=100_000)] = "auto"
 

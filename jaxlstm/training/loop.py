@@ -149,6 +149,11 @@ class _Sitting:
         self._devices = seeds.devices(self._train.devices, len(states))
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
         self._write: Callable[..., Any] | None = None
+        self._events: Any = None
+        if self._train.tensorboard:
+            from jaxlstm.training.events import Events  # a dependency of those who ask for it
+
+            self._events = Events(folder, training.experiment.seed_list, step=step)
         self._spent, self._measuring = 0.0, 0.0
         self._rates: list[float] = []
         self._before, self._saved = (states, self._step), -1
@@ -164,6 +169,9 @@ class _Sitting:
             with contextlib.suppress(UserError):  # a full disk takes that neither
                 runs.update_manifest(self._folder, state="failed", reason=str(error))
             raise
+        finally:
+            if self._events:
+                self._events.close()
 
     def _run(self, wish: threading.Event) -> runs.Manifest:
         experiment, train = self._training.experiment, self._train
@@ -338,6 +346,8 @@ class _Sitting:
     def _record(self, split: str, metrics: Mapping[str, list[float]]) -> None:
         record = {"step": self._step, "split": split, "seconds": round(self._seconds(), 3)}
         runs.append(self._folder, "metrics.jsonl", {**record, "metrics": metrics})
+        if self._events:
+            self._events.record(self._step, split, metrics)
 
     def _save(self) -> None:
         if self._saved != self._step:
