@@ -44,19 +44,17 @@ class Table:
         for name, value in report.user_properties:
             if name == "promise":
                 key, figure, number = value
-                entry = self.seen.setdefault(key, {"figures": {}, "tests": []})
-                entry["figures"][figure] = entry["figures"].get(figure, 0) + number
-                test = report.nodeid.split("[")[0]
-                if test not in entry["tests"]:
-                    entry["tests"].append(test)
+                test = report.nodeid.removeprefix("tests/").split("[")[0]
+                figures = self.seen.setdefault(key, {}).setdefault(test, {"figures": {}})["figures"]
+                figures[figure] = figures.get(figure, 0) + number
 
-    def pytest_sessionfinish(self, session):
-        """Write what this run has seen over what earlier ones had."""
-        if session.exitstatus:
-            return
+    def pytest_sessionfinish(self):
+        """Write what this run has seen over what earlier ones had, test by test."""
         known = json.loads(self.path.read_text()) if self.path.exists() else {}
         today = f"{datetime.now(UTC):%Y-%m-%d}"
-        known |= {key: entry | {"measured": today} for key, entry in self.seen.items()}
+        for key, tests in self.seen.items():
+            for test, entry in tests.items():
+                known.setdefault(key, {})[test] = entry | {"on": today}
         known = {key: known[key] for key in PROMISES if key in known}
         self.path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         self.path.with_suffix(".md").write_text(render(known), encoding="utf-8")
@@ -74,8 +72,12 @@ def render(known) -> str:
         "|---|---|---|---|",
     ]
     for key, promise in PROMISES.items():
-        entry = known.get(key, {"figures": {}, "tests": [], "measured": "never"})
-        tests = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in sorted(entry["tests"]))
-        figures = ", ".join(f"{value:,} {name}" for name, value in entry["figures"].items())
-        lines.append(f"| {promise} | {tests} | {figures} | {entry['measured']} |")
+        figures: dict[str, int] = {}
+        for entry in known.get(key, {}).values():
+            for figure, number in entry["figures"].items():
+                figures[figure] = figures.get(figure, 0) + number
+        tests = "<br>".join(f"`{test}`" for test in sorted(known.get(key, {})))
+        said = ", ".join(f"{number:,} {figure}" for figure, number in figures.items())
+        on = min((entry["on"] for entry in known.get(key, {}).values()), default="never")
+        lines.append(f"| {promise} | {tests} | {said} | {on} |")
     return "\n".join(lines) + "\n"

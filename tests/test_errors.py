@@ -481,3 +481,5 @@ def test_mistakes_are_found_while_tracing_too():
         jax.jit(lambda lengths: unroll(lengths=lengths))(np.ones(1, int))
     with pytest.raises(ValueError, match=r"`carry.hidden` must have shape"):
         jax.vmap(lambda carry: unroll(carry=carry))(jl.LSTMCarry(ZEROS, ZEROS))
+    with pytest.raises(ValueError, match=r"`lengths` must lie in \[0, 5\], got 6 at index 1"):
+        jax.jit(lambda inputs: unroll(inputs, lengths=np.array([5, 6])))(X)

@@ -89,15 +89,16 @@ def check_inputs(cell: Cell, inputs: Array, time_major: bool) -> tuple[tuple[int
 
 def check_lengths(lengths: Any, batch_shape: tuple[int, ...], length: int) -> Array:
     """Lengths of the right type and shape and, where they are known, in range."""
-    lengths = check_array("lengths", lengths)
+    given, lengths = lengths, check_array("lengths", lengths)
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"`lengths` must be integers, got {lengths.dtype}")
     if lengths.shape != batch_shape:
         raise ValueError(
             f"`lengths` must have the batch shape {list(batch_shape)}, got {list(lengths.shape)}"
         )
-    if not isinstance(lengths, Tracer):
-        values = np.asarray(lengths)
+    # Within a `jit` even numbers that are known become tracers: it is what was given that counts.
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given)):
+        values = np.asarray(given)
         for index in np.argwhere((values < 0) | (values > length))[:1]:
             where = ", ".join(str(i) for i in index)
             at = f" at index {where}" if where else ""
