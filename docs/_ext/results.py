@@ -20,7 +20,8 @@ PAGES = {
     "changelog": "CHANGELOG.md",
 }
 KNOWN = {ROOT / path: name for name, path in PAGES.items()} | {
-    ROOT / "docs" / "abilities.md": "../abilities"
+    ROOT / "docs" / "abilities.md": "../abilities",
+    ROOT / "docs" / "promises.md": "../promises",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
