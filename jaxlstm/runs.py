@@ -81,7 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         parameters: how many the network has; None where there is not one alone.
         summary: the scores.
         baselines: scores of simple predictors, named "memoryless mse", to be drawn as lines.
-        reason: why the run failed; None otherwise.
+        reason: why the run failed, or could not go on; None otherwise.
         cell_steps_per_second: how fast a training was, over all seeds: units of the network times
             time steps of the sequences that it learnt from, forward, backward and update. None
             where nothing was trained.

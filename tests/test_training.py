@@ -177,6 +177,14 @@ def test_one_seed_alone_is_spread_and_goes_on_over_other_devices(whole, tmp_path
             assert values == pytest.approx([both["metrics"][name][1]], rel=1e-3), name
 
 
+def test_where_an_evaluation_stops_the_last_seed_nothing_is_recorded_twice(tmp_path):
+    goal = config.Goal(below=1e9)  # reached at the first evaluation, at a multiple of log_every
+    made = train(stop=config.Reached(), log_every=4, evaluate_every=8)
+    assert go(tmp_path / "r", train=made, goal=goal).state == "finished"
+    found = [(record["step"], record["split"]) for record in records(tmp_path / "r")]
+    assert sorted(found) == [(4, "train"), (8, "stop"), (8, "train"), (8, "validation")]
+
+
 @pytest.mark.parametrize(
     ("wanted", "seeds", "count"), [("auto", 1, 2), ("auto", 2, 1), (1, 1, 1), (2, 3, 2)]
 )

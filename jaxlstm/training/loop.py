@@ -148,6 +148,7 @@ class _Sitting:
         self._how = seeds.choose(self._train.seeds_by)
         self._devices = seeds.devices(self._train.devices, len(states))
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
+        self._recorded: tuple[int, set[str]] = -1, set()
         self._write: Callable[..., Any] | None = None
         self._events: Any = None
         if self._train.tensorboard:
@@ -167,7 +168,7 @@ class _Sitting:
             raise
         except UserError as error:
             with contextlib.suppress(UserError):  # a full disk takes that neither
-                runs.update_manifest(self._folder, state="failed", reason=str(error))
+                runs.update_manifest(self._folder, state="interrupted", reason=str(error))
             raise
         finally:
             if self._events:
@@ -344,6 +345,11 @@ class _Sitting:
         )
 
     def _record(self, split: str, metrics: Mapping[str, list[float]]) -> None:
+        if self._recorded[0] != self._step:
+            self._recorded = self._step, set()
+        if split in self._recorded[1]:  # a boundary that is gone through again
+            return
+        self._recorded[1].add(split)
         record = {"step": self._step, "split": split, "seconds": round(self._seconds(), 3)}
         runs.append(self._folder, "metrics.jsonl", {**record, "metrics": metrics})
         if self._events:
