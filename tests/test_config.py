@@ -13,7 +13,7 @@ from jaxlstm.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.toml"))
-TRAININGS = [path for path in CONFIGS if "/studies/" not in path]
+COMMANDS = {"configs": "run", "configs/studies": "study", "configs/reproductions": "reproduce"}
 
 GOOD = """
 kind = "training"
@@ -35,10 +35,12 @@ def test_every_config_in_the_repository_comes_back_equal(path):
     assert hash(loaded) == hash(config.load(ROOT / path))
 
 
-@pytest.mark.parametrize("path", TRAININGS)
-def test_every_training_says_its_question_command_score_and_time(path):
-    header = (ROOT / path).read_text().split("\n\n")[0]
-    for word in ("Question:", f"Command:  jaxlstm run {path}", "Expected:", "Time:"):
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_says_its_question_command_score_and_time(path):
+    header = (ROOT / path).read_text().split("\n\n")[0].split("\nkind")[0]
+    command = COMMANDS[Path(path).parent.as_posix()]
+    given = Path(path).stem if command == "reproduce" else path
+    for word in ("Question:", f"Command:  jaxlstm {command} {given}", "Expected:", "Time:"):
         assert word in header
 
 
