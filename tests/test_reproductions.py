@@ -273,6 +273,9 @@ def test_a_reproduction_that_was_stopped_goes_on_and_leaves_a_table(room, monkey
     assert f"error: {manifest.summary[0].mean:.4g}" in row
     assert "| 2 | **met** |" in row
     assert "Reading: a reading" in table
+    page = Path("out/tiny/report.html").read_text()
+    assert "Nobody 1900" in page
+    assert "a reading" in page
     assert Path("out/tiny/figures/learning.json").exists()
     stop = records(Path("out/tiny/rnn"))[-1]
     assert stop["metrics"] == {"updates": [8.0, 8.0], "stopped": [1.0, 1.0]}

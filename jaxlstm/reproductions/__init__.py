@@ -9,7 +9,7 @@ from jaxlstm import config, locks, report, runs, studies, training
 from jaxlstm.errors import UserError
 from jaxlstm.reproductions import checks
 from jaxlstm.reproductions.table import write as write_table
-from jaxlstm.reproductions.table import write_rows
+from jaxlstm.reproductions.table import write_protocol, write_rows
 
 __all__ = ["prepare", "run", "write_table"]
 
@@ -95,6 +95,7 @@ def _run(
             seeds=study.seed_list if study else list(seeds),
             device=training.device(),
         )
+        write_protocol(folder, reproduction)
     else:
         runs.update_manifest(folder, state="running")
     if reproduction.study is not None:

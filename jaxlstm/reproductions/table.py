@@ -40,6 +40,24 @@ def write(folder: str | Path) -> Path:
     return page
 
 
+def write_protocol(folder: Path, reproduction: config.Reproduction) -> None:
+    """Write what was published and how it is measured again into its run folder."""
+    rows = [
+        ["paper", reproduction.paper],
+        ["protocol", reproduction.protocol],
+        ["published", reproduction.published],
+        *(["reading", reading] for reading in reproduction.readings),
+    ]
+    runs.write_table(
+        folder,
+        "0-protocol",
+        title="Protocol",
+        caption="Where the paper leaves something open, a reading says what was taken.",
+        columns=["", "what"],
+        rows=rows,
+    )
+
+
 def write_rows(folder: Path, scores: Sequence[runs.Score], taken: Mapping[str, str]) -> None:
     """Write the table of one reproduction's checks into its run folder."""
     rows = [
