@@ -292,6 +292,21 @@ def test_the_short_version_has_another_folder_and_another_config_is_refused(room
     assert cli.main(["reproduce"]) == 2
 
 
+def test_of_all_those_without_their_data_are_left_out(room, capsys):
+    Path("configs/reproductions").mkdir(parents=True)
+    Path("configs/reproductions/tiny.toml").write_text(TINY)
+    task = 'task = { kind = "characters", path = "none.txt" }'
+    other = TINY.replace("row = 3", "row = 1").replace('name = "tiny"', 'name = "other"')
+    other = other.replace('task = { kind = "adding", length = 6 }', task)
+    Path("configs/reproductions/other.toml").write_text(other)
+    assert cli.main(["reproduce", "--quick", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert "other is left out: " in said.err
+    assert said.out.splitlines()[-1] == "runs/quick/README.md"
+    assert not Path("runs/quick/other").exists()
+    assert cli.main(["reproduce", "other", "--quick", "--quiet"]) == 2
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [

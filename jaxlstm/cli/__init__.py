@@ -186,9 +186,16 @@ def _reproduce(command: Reproduce, overrides: Overrides, line: str) -> int:
     status, page = 0, out
     for one in wanted:
         progress = functools.partial(Bar, quiet=command.quiet)
-        manifest = reproductions.run(
-            one, out / one.name, command=line, quiet=command.quiet, progress=progress
-        )
+        try:
+            manifest = reproductions.run(
+                one, out / one.name, command=line, quiet=command.quiet, progress=progress
+            )
+        except UserError as error:
+            # Of all of them, those go on whose data are at hand.
+            if command.names:
+                raise
+            complain(f"{one.name} is left out: {error}")
+            continue
         page = reproductions.write_table(out)
         status = status or _ended(out / one.name, manifest, f"the same command: {line}")
         if manifest.state == "interrupted":
