@@ -66,14 +66,19 @@ def run(
         UserError: when the folder holds another config, another process works in it, or a
             training cannot be made.
     """
-    prepare(reproduction, folder)
+    there = prepare(reproduction, folder)
+    if there is not None and there.state == "finished":
+        return there
+    # Before the folder is locked, which makes it: where data are missing nothing is written.
+    ready = [training.prepare(arm) for arm in reproduction.arms]
     with locks.alone(folder):
-        return _run(reproduction, folder, command, quiet, progress)
+        return _run(reproduction, folder, ready, command, quiet, progress)
 
 
 def _run(
     reproduction: config.Reproduction,
     folder: Path,
+    ready: Sequence[training.Training],
     command: str,
     quiet: bool,
     progress: Callable[..., Any],
@@ -81,7 +86,6 @@ def _run(
     there = prepare(reproduction, folder)
     if there is not None and there.state == "finished":
         return there
-    ready = [training.prepare(arm) for arm in reproduction.arms]
     if there is None:
         seeds = {seed: None for arm in reproduction.arms for seed in arm.seed_list}
         study = reproduction.study
