@@ -134,3 +134,11 @@ def test_a_ragged_task_takes_the_penalty_as_each_row_alone():
 def test_more_than_the_network_has_is_refused(penalty, line):
     with pytest.raises(UserError, match=line):
         training.prepare(experiment(penalty))
+
+
+def test_several_seeds_are_flossed_without_waiting_for_each_other(tmp_path):
+    """Two programs with QR decompositions at a time were seen to stand still."""
+    slow = config.SGD(learning_rate=1e-3)
+    made = experiment(config.Flossing(count=4), seeds=3, optimizer=slow)
+    manifest = training.run(training.prepare(made), tmp_path / "r", quiet=True)
+    assert manifest.state == "finished"

@@ -188,7 +188,11 @@ class _Sitting:
         over = jl.spread(self._devices) if self._devices > 1 else contextlib.nullcontext()
         with over, self._bar:
             self._bar.update(self._step, compiling="…")
-            advance = seeds.over_seeds(self._training.update.advance, how=self._how)
+            advance = seeds.over_seeds(
+                self._training.update.advance,
+                how=self._how,
+                workers=1 if isinstance(experiment.penalty, config.Flossing) else None,
+            )
             if experiment.gradients:
                 self._prepare_gradients(experiment.gradients)
                 if self._step == 0:

@@ -51,12 +51,15 @@ def devices(wanted: Literal["auto"] | int, seeds: int) -> int:
     return wanted
 
 
-def over_seeds(function: Callable[..., Any], *, how: str) -> Mapped:
+def over_seeds(function: Callable[..., Any], *, how: str, workers: int | None = None) -> Mapped:
     """Map `function(state, *rest)` over the states of the seeds, compiled at the first call.
 
     Args:
         function: a pure function of the state of one seed and of arguments that all share.
         how: "threads" or "vmap".
+        workers: threads at most; one for each core if None. One alone for a function that calls
+            LAPACK: two such programs at a time were seen to wait for each other without end (jax
+            0.10.2 on two cores, QR decompositions in a scan).
 
     Returns:
         `mapped(states, *rest)`, which gives a list with one result for each seed when all are done.
@@ -68,7 +71,7 @@ def over_seeds(function: Callable[..., Any], *, how: str) -> Mapped:
         >>> mapped([jnp.array(1.0), jnp.array(2.0)], jnp.array(10.0))
         [Array(11., dtype=float32), Array(12., dtype=float32)]
     """
-    workers = os.cpu_count() or 1
+    workers = workers or os.cpu_count() or 1
     if how == "threads":
         return _grouped(lambda group, *rest: [function(group[0], *rest)], 1, workers)
     on_cpu = jax.default_backend() == "cpu"
