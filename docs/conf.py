@@ -24,7 +24,8 @@ copyright = "The jaxlstm authors, Apache 2.0"
 release = version = jaxlstm.__version__
 
 extensions = ["myst_nb", "mathml", "diagrams", "reference", "keys", "results", "links"]
-exclude_patterns = ["_build", "_ext"]
+# Generated tables come in through `results`, which looks after their links.
+exclude_patterns = ["_build", "_ext", "abilities.md", "promises.md"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False

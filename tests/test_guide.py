@@ -41,6 +41,11 @@ def test_every_cell_is_found():
         assert len(cells(page)) == (DOCS / page).read_text(encoding="utf-8").count("{code-cell}")
 
 
+def test_the_citation_is_of_this_version():
+    lines = (DOCS.parent / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {jl.__version__}" in lines
+
+
 def public(module):
     """The names that a module hands on by `as`, or else those that are its own."""
     source = Path(module.__file__).read_text(encoding="utf-8")

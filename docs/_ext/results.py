@@ -16,13 +16,22 @@ PAGES = {
     "reproductions": "experiments/reproductions/README.md",
     "speed": "experiments/speed/README.md",
     "memory": "experiments/memory/README.md",
+    "abilities": "docs/abilities.md",
+    "promises": "docs/promises.md",
     "contributing": "CONTRIBUTING.md",
     "changelog": "CHANGELOG.md",
 }
-KNOWN = {ROOT / path: name for name, path in PAGES.items()} | {
-    ROOT / "docs" / "abilities.md": "../abilities",
-    ROOT / "docs" / "promises.md": "../promises",
-}
+INDEX = """# Results and tables
+
+As they were generated or measured, each with the command that makes it again.
+
+```{{toctree}}
+:maxdepth: 1
+
+{}
+```
+"""
+KNOWN = {ROOT / path: name for name, path in PAGES.items()}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -37,11 +46,11 @@ def rewrite(text: str, folder: Path) -> str:
         if picture:
             return f"![{words}](../../{path.relative_to(ROOT)})"
         readme = path / "README.md" if path.is_dir() else path
-        if readme in KNOWN:
+        if readme in KNOWN and readme.exists():
             return f"[{words}]({KNOWN[readme]}.md{anchor or ''})"
         report = path / "report.html" if path.is_dir() else path
         if report.name == "report.html" and report.exists():
-            return f"[{words}](../runs/{report.parent.name}.html)"
+            return f"[{words}](../runs/{_name(report)})"
         return words
 
     return LINK.sub(moved, text)
@@ -52,11 +61,11 @@ def write(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "results"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name, path in PAGES.items():
-        source = ROOT / path
-        if source.exists():
-            text = rewrite(source.read_text(encoding="utf-8"), source.parent)
-            (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    found = {name: ROOT / path for name, path in PAGES.items() if (ROOT / path).exists()}
+    for name, source in found.items():
+        text = rewrite(source.read_text(encoding="utf-8"), source.parent)
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / "index.md").write_text(INDEX.format("\n".join(found)), encoding="utf-8")
 
 
 def copy_reports(app: Sphinx, error: Exception | None) -> None:
@@ -64,8 +73,13 @@ def copy_reports(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         target = Path(app.outdir) / "runs"
         target.mkdir(exist_ok=True)
-        for report in sorted((ROOT / "experiments").glob("*/report.html")):
-            shutil.copy(report, target / f"{report.parent.name}.html")
+        for report in sorted((ROOT / "experiments").glob("**/report.html")):
+            shutil.copy(report, target / _name(report))
+
+
+def _name(report: Path) -> str:
+    """What the report of a run is called in the guide: the trainings of a run lie in its folder."""
+    return "-".join(report.relative_to(ROOT / "experiments").parts[:-1]) + ".html"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
