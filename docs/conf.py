@@ -32,7 +32,8 @@ myst_links_external_new_tab = False
 
 nb_execution_mode = "force"  # a cache would show what older code gave
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_show_tb = True
+nb_execution_timeout = 600
 nb_merge_streams = True
 
 nitpicky = True
