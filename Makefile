@@ -18,7 +18,7 @@ test-all: install
 
 # Strict: a cell that fails, a link that leads nowhere, any warning ends it with an error.
 docs: $(VENV)/.docs
-	$(BIN)/python -m sphinx -q -j auto -W --keep-going -n docs docs/_build/html
+	$(BIN)/python -m sphinx -q -W --keep-going -n docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 abilities: install

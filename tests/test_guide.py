@@ -25,6 +25,7 @@ def cells(page):
 
 
 @pytest.mark.usefixtures("lenient")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
 @pytest.mark.parametrize(
     "page", [pytest.param(p, marks=() if p in QUICK else pytest.mark.slow) for p in PAGES]
 )
