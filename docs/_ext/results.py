@@ -50,7 +50,8 @@ def rewrite(text: str, folder: Path) -> str:
             return f"[{words}]({KNOWN[readme]}.md{anchor or ''})"
         report = path / "report.html" if path.is_dir() else path
         if report.name == "report.html" and report.exists():
-            return f"[{words}](../runs/{_name(report)})"
+            # A page that is no source of Sphinx's, so that Markdown's own link would be refused.
+            return f'<a href="../runs/{_name(report)}">{words}</a>'
         return words
 
     return LINK.sub(moved, text)
