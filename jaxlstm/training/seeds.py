@@ -68,8 +68,8 @@ def over_seeds(function: Callable[..., Any], *, how: str, workers: int | None = 
     Examples:
         >>> import jax.numpy as jnp
         >>> mapped = over_seeds(jnp.add, how="threads")
-        >>> mapped([jnp.array(1.0), jnp.array(2.0)], jnp.array(10.0))
-        [Array(11., dtype=float32), Array(12., dtype=float32)]
+        >>> list(map(float, mapped([jnp.array(1.0), jnp.array(2.0)], jnp.array(10.0))))
+        [11.0, 12.0]
     """
     workers = workers or os.cpu_count() or 1
     if how == "threads":
