@@ -20,7 +20,7 @@ import report_folders
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxlstm import report
+from jaxlstm import report, runs
 from jaxlstm.errors import UserError
 from jaxlstm.report import axes, curves, draw, figures, lines
 from jaxlstm.report.style import DARK, LIGHT, look
