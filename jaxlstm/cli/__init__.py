@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,6 @@ def _terminable() -> Iterator[None]:
 
 def _load(command: Run | Study, overrides: Overrides, wanted: str) -> list[Any]:
     """Read the configs of a command, all of them before anything runs."""
-    from jaxlstm import config
-
     if command.seeds is not None:
         overrides = [*overrides, ("seeds", command.seeds)]
     if isinstance(command, Run) and command.tensorboard:
@@ -102,9 +100,19 @@ def _load(command: Run | Study, overrides: Overrides, wanted: str) -> list[Any]:
             raise UserError("--out: expected one config with it")
         runs.free_folder("", command.out)
     version = "full" if isinstance(command, Study) and command.full else ""
-    loaded = [config.load(path, overrides, version=version) for path in command.configs]
-    for path, found in zip(command.configs, loaded, strict=True):
-        kind = COMMANDS[type(found).__name__]
+    return _read(command.configs, overrides, version, wanted)
+
+
+def _read(
+    paths: Iterable[str | Path], overrides: Overrides, version: str, wanted: str
+) -> list[Any]:
+    """Read config files that must all be for one command."""
+    from jaxlstm import config
+
+    loaded = []
+    for path in paths:
+        loaded.append(config.load(path, overrides, version=version))
+        kind = COMMANDS[type(loaded[-1]).__name__]
         if kind != wanted:
             raise UserError(f"{path}: this config is for `jaxlstm {kind}`")
     return loaded
@@ -164,16 +172,11 @@ def _study(command: Study, overrides: Overrides, line: str) -> int:
 
 
 def _reproduce(command: Reproduce, overrides: Overrides, line: str) -> int:
-    from jaxlstm import config
-
     if command.seeds is not None:
         overrides = [*overrides, ("shared.seeds", command.seeds)]
     version = "quick" if command.quick else ""
-    loaded = [config.load(path, overrides, version=version) for path in _wanted(command)]
-    for found in loaded:
-        if not isinstance(found, config.Reproduction):
-            raise UserError(f"{found.name}: this config is no reproduction")
-    wanted = sorted((c for c in loaded if isinstance(c, config.Reproduction)), key=lambda c: c.row)
+    wanted = _read(_wanted(command), overrides, version, "reproduce")
+    wanted.sort(key=lambda one: one.row)
 
     from jaxlstm import reproductions, training
 

@@ -75,6 +75,32 @@ def figures(records: Iterable[Record], baselines: Mapping[str, float]) -> dict[s
     return found
 
 
+def compare(trainings: Mapping[str, tuple[str, Iterable[Record]]]) -> Lines | None:
+    """Derive one figure of several trainings: the course of a metric in each.
+
+    Args:
+        trainings: by name a metric after its set, such as "test mse", and the lines of
+            `metrics.jsonl`. Trainings with the same metric share a panel.
+
+    Returns:
+        The figure; None where no metric was looked at more than once.
+    """
+    panels: dict[str, dict[str, dict[int, list[float | None]]]] = {}
+    for name, (metric, records) in trainings.items():
+        split, _, measured = metric.partition(" ")
+        steps = _collect(records).get((measured, split), {})
+        if len(steps) > 1:
+            panels.setdefault(metric, {})[name] = steps
+    made = []
+    for metric, courses in panels.items():
+        values = np.concatenate([_array(steps).flatten() for steps in courses.values()])
+        lines = [_series(name, steps, seeds=True) for name, steps in courses.items()]
+        lines = [msgspec.structs.replace(line, seeds=[]) for line in lines]
+        made.append(Panel(Axis("updates"), Axis(spoken(metric), _scale(metric, values)), lines))
+    caption = "Mean over the seeds; bands from the lowest to the highest."
+    return Lines(made, "Learning", caption) if made else None
+
+
 def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Summarise seeds: mean, smallest and largest of those that are finite, NaN where none is.
 

@@ -5,8 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from jaxlstm import config, locks, report, runs, studies, training
 from jaxlstm.errors import UserError
+from jaxlstm.report import curves
 from jaxlstm.reproductions import checks
 from jaxlstm.reproductions.table import write as write_table
 from jaxlstm.reproductions.table import write_protocol, write_rows
@@ -153,49 +156,15 @@ def _judged(reproduction: config.Reproduction, folder: Path) -> list[runs.Score]
 
 def _draw(folder: Path, folders: dict[str, Path]) -> None:
     """The course of the goal's metric in every training, where it was looked at on the way."""
-    panels: dict[str, list[dict[str, Any]]] = {}
+    courses = {}
     for name, place in folders.items():
         summary = runs.read_manifest(place).summary
-        split, _, metric = (summary[0].metric if summary else " ").partition(" ")
-        records = [
-            record
-            for record in runs.read_jsonl(place, "metrics.jsonl")
-            if record["split"] == split and metric in record["metrics"]
-        ]
-        if len(records) > 1:
-            steps = [record["step"] for record in records]
-            values = [record["metrics"][metric] for record in records]
-            panels.setdefault(f"{split} {metric}", []).append(_series(name, steps, values))
-    if panels:
-        made = [
-            {
-                "x": {"label": "updates", "scale": "linear"},
-                "y": {"label": what.replace("_", " "), "scale": _scale(series)},
-                "series": series,
-            }
-            for what, series in panels.items()
-        ]
-        caption = "Mean over the seeds; bands from the lowest to the highest."
-        figure = {"title": "Learning", "caption": caption, "kind": "lines", "panels": made}
-        runs.write_figure(folder, "learning", figure)
-
-
-def _series(label: str, steps: Sequence[int], values: Sequence[Any]) -> dict[str, Any]:
-    real = [[v for v in row if v is not None] for row in values]
-    return {
-        "label": label,
-        "role": "measured",
-        "x": [float(step) for step in steps],
-        "y": [sum(row) / len(row) if row else None for row in real],
-        "low": [min(row, default=None) for row in real],
-        "high": [max(row, default=None) for row in real],
-    }
-
-
-def _scale(series: Sequence[dict[str, Any]]) -> str:
-    values = [v for one in series for v in one["low"] + one["high"] if v is not None]
-    positive = bool(values) and min(values) > 0
-    return "log" if positive and max(values) > 30 * min(values) else "linear"
+        if summary:
+            records = runs.read_jsonl(place, "metrics.jsonl")
+            courses[name] = summary[0].metric, msgspec.convert(records, list[curves.Record])
+    figure = curves.compare(courses)
+    if figure is not None:
+        runs.write_figure(folder, "learning", msgspec.to_builtins(figure))
 
 
 def _seconds(folder: Path) -> float:

@@ -148,7 +148,6 @@ class _Sitting:
         self._how = seeds.choose(self._train.seeds_by)
         self._devices = seeds.devices(self._train.devices, len(states))
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
-        self._recorded: tuple[int, set[str]] = -1, set()
         self._write: Callable[..., Any] | None = None
         self._events: Any = None
         if self._train.tensorboard:
@@ -259,23 +258,25 @@ class _Sitting:
         return sum(int(state.step) for state in self._states)
 
     def _boundary(self) -> None:
-        """What is due after this step: records, a score, a sample, a checkpoint, in this order."""
+        """What is due after this step: records, scores, a sample, a checkpoint, in this order."""
         train, sample = self._train, self._training.experiment.sample
         measured = self._training.experiment.gradients
+        task, goal = self._training.task, self._training.goal.split
+        due = self._done or self._step % train.evaluate_every == 0
+        # First of all: the score may stop the last seeds, and then everything is due.
+        scored = {goal: self._score_goal()} if due else {}
         last = self._done
         if last or self._step % train.log_every == 0:
             self._record("train", self._metrics())
         if measured and (last or self._step % measured.every == 0):
             self._measure_gradients()
-        if last or self._step % train.evaluate_every == 0:
-            every = last or train.evaluate == "all"
-            for split in self._training.task.evaluation if every else [self._training.goal.split]:
-                self._evaluate(split)
+        if last or (due and train.evaluate == "all"):
+            scored |= {split: self._score(split) for split in task.evaluation if split != goal}
+        for split in task.evaluation:
+            if split in scored:
+                self._record(split, scored[split])
         if sample and (last or (sample.every and self._step % sample.every == 0)):
             self._sample(sample)
-        # An evaluation may have stopped the last seeds: the rest is then due at this very step.
-        if self._done and not last:
-            return self._boundary()
         if last and train.stop:
             self._record("stop", self._stops())
         if last or (train.checkpoint_every and self._step % train.checkpoint_every == 0):
@@ -312,26 +313,29 @@ class _Sitting:
             metrics["time_share"] = [self._measuring / (self._measuring + self._spent)]
         self._record("gradients", metrics)
 
-    def _evaluate(self, split: str) -> None:
+    def _score(self, split: str) -> dict[str, list[float]]:
         batch = self._training.task.evaluation[split]
         params = [state.params for state in self._states]
         if split not in self._evaluations:
             evaluate = evaluation.build(self._training.task, self._training.network)
             self._evaluations[split] = seeds.over_seeds(evaluate, how=self._how)
         each = jax.device_get(self._evaluations[split](params, batch))
-        metrics = {name: [float(scores[name]) for scores in each] for name in each[0]}
-        self._record(split, metrics)
+        return {name: [float(scores[name]) for scores in each] for name in each[0]}
+
+    def _score_goal(self) -> dict[str, list[float]]:
+        """Score the goal's set, and stop the seeds that reach the goal where that is the rule."""
         goal = self._training.goal
-        if split == goal.split:
-            values = metrics[goal.metric]
-            self._latest[f"{split} {goal.metric}"] = f"{sum(values) / len(values):.4g}"
-            if isinstance(self._train.stop, config.Reached):
-                self._states = [
-                    state._replace(stopped=state.step)
-                    if int(state.stopped) < 0 and goal.met(value)
-                    else state
-                    for state, value in zip(self._states, values, strict=True)
-                ]
+        metrics = self._score(goal.split)
+        values = metrics[goal.metric]
+        self._latest[f"{goal.split} {goal.metric}"] = f"{sum(values) / len(values):.4g}"
+        if isinstance(self._train.stop, config.Reached):
+            self._states = [
+                state._replace(stopped=state.step)
+                if int(state.stopped) < 0 and goal.met(value)
+                else state
+                for state, value in zip(self._states, values, strict=True)
+            ]
+        return metrics
 
     def _sample(self, sample: config.Sample) -> None:
         task, state = self._training.task, self._states[0]
@@ -349,11 +353,6 @@ class _Sitting:
         )
 
     def _record(self, split: str, metrics: Mapping[str, list[float]]) -> None:
-        if self._recorded[0] != self._step:
-            self._recorded = self._step, set()
-        if split in self._recorded[1]:  # a boundary that is gone through again
-            return
-        self._recorded[1].add(split)
         record = {"step": self._step, "split": split, "seconds": round(self._seconds(), 3)}
         runs.append(self._folder, "metrics.jsonl", {**record, "metrics": metrics})
         if self._events:
