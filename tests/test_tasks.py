@@ -392,6 +392,32 @@ def test_temporal_order_is_evaluated_at_other_lengths():
     assert set(events) <= {*range(20, 40), *range(80, 100)}
 
 
+def test_temporal_order_of_mixed_lengths_places_events_by_each_length():
+    task = build(TemporalOrder(length=50, longest=200, protocol="2013", evaluate_lengths=(1000,)))
+    batch = task.evaluation["validation"]
+    inputs, lengths = np.asarray(batch.inputs), np.asarray(batch.lengths)
+    assert inputs.shape == (2560, 200)
+    assert set(lengths) == set(range(50, 201))
+    for row, steps, target in zip(inputs, lengths, np.asarray(batch.targets), strict=True):
+        first, second = np.flatnonzero(row[:steps] < 2)
+        assert steps // 10 <= first < steps // 5
+        assert steps * 2 // 5 <= second < steps // 2
+        assert 2 * row[first] + row[second] == target
+    assert task.evaluation["length-1000"].lengths is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"longest": 200}, "longest: expected none with protocol"),
+        ({"longest": 20, "protocol": "2013"}, "longest: expected int >= length = 100, got 20"),
+    ],
+)
+def test_temporal_order_refuses_a_longest_that_cannot_be(given, said):
+    with pytest.raises(ValueError, match=said):
+        TemporalOrder(**given)
+
+
 # -- the rest
 
 

@@ -47,7 +47,9 @@ class TemporalOrder(Kind, frozen=True, tag="temporal-order"):
     """Temporal order: which of two events came first (`jaxlstm.tasks.temporal_order`).
 
     Args:
-        length: steps of a sequence; in 1997 the shortest, the longest being a tenth longer.
+        length: steps of a sequence, or the fewest; in 1997 the most are a tenth more.
+        longest: the most steps of a sequence of 2013, the lengths being drawn evenly; `length` if
+            left out.
         events: how many events there are: 2, or in 1997 also 3.
         protocol: "1997" (Hochreiter & Schmidhuber) or "2013" (Pascanu, Mikolov, Bengio).
         outputs: "softmax", trained by cross-entropy, or "logistic", one unit for each class,
@@ -57,6 +59,7 @@ class TemporalOrder(Kind, frozen=True, tag="temporal-order"):
     """
 
     length: Annotated[int, Meta(ge=10, le=1_000_000)] = 100
+    longest: Annotated[int, Meta(ge=10, le=1_000_000)] | None = None
     events: Literal[2, 3] = 2
     protocol: Literal["1997", "2013"] = "1997"
     outputs: Literal["softmax", "logistic"] = "softmax"
@@ -66,6 +69,10 @@ class TemporalOrder(Kind, frozen=True, tag="temporal-order"):
     def __post_init__(self) -> None:
         if self.events == 3 and self.protocol == "2013":
             raise ValueError('events: expected 2 with protocol = "2013", got 3')
+        if self.longest is not None and self.protocol == "1997":
+            raise ValueError(f'longest: expected none with protocol = "1997", got {self.longest}')
+        if self.longest is not None and self.longest < self.length:
+            raise ValueError(f"longest: expected int >= length = {self.length}, got {self.longest}")
 
 
 class Reber(Kind, frozen=True, tag="reber"):

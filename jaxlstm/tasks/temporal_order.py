@@ -11,7 +11,9 @@ Two protocols, with T = `length`:
   drawn evenly; two events lie in [0.1, 0.2] T and [0.5, 0.6] T, or three in [0.1, 0.2] T,
   [0.33, 0.43] T and [0.66, 0.76] T, both ends included and counted from 0.
 - `"2013"`, Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks":
-  no beginning and no trigger, T steps exactly, two events in [0.1, 0.2) T and [0.4, 0.5) T.
+  no beginning and no trigger, two events in [0.1, 0.2) T and [0.4, 0.5) T. Every sequence has T
+  steps, or, with `longest`, from T to as many steps, drawn evenly; its own length then says where
+  its events lie.
 
 With `outputs = "softmax"` the loss is the mean cross-entropy of the class in nats; `error` is the
 share of sequences that are classified wrongly. Solved: `error` below 0.01, the criterion of 2013,
@@ -63,15 +65,15 @@ def build(config: "TemporalOrder") -> Task:
     """Build the temporal order problem at one length.
 
     Args:
-        config: `length`, T; `events`, 2 or 3; `protocol`, "1997" or "2013"; `outputs`, "softmax" or
-            "logistic"; `evaluation_size`; `evaluate_lengths`.
+        config: `length`, T; `longest`; `events`, 2 or 3; `protocol`, "1997" or "2013"; `outputs`,
+            "softmax" or "logistic"; `evaluation_size`; `evaluate_lengths`.
 
     Returns:
         A task with inputs `[B, T']` int32 of 8 symbols (6 in 2013), targets `[B]` int32 in
-        [0, 2^events), `lengths` `[B]` in 1997, one output of 2^events logits for each sequence, and
-        a fixed `"validation"` set, besides one named `"length-L"` for each other length L. Metrics:
-        `cross_entropy` in nats, `error`; with logistic outputs `wrong`, `abs_error`,
-        `squared_error`, `error`.
+        [0, 2^events), `lengths` `[B]` where they differ, one output of 2^events logits for each
+        sequence, and a fixed `"validation"` set, besides one named `"length-L"` for each other
+        length L. Metrics: `cross_entropy` in nats, `error`; with logistic outputs `wrong`,
+        `abs_error`, `squared_error`, `error`.
 
     Examples:
         >>> import jax
@@ -85,15 +87,17 @@ def build(config: "TemporalOrder") -> Task:
     length, events, protocol = config.length, config.events, config.protocol
 
     def sample(data: Any, key: Array, batch_size: int) -> Batch:
-        return draw(key, batch_size, length, events, protocol)
+        return draw(key, batch_size, length, events, protocol, config.longest)
 
-    def evaluation(length: int) -> Batch:
-        return draw(fixed_key(EVALUATION_SEED), config.evaluation_size, length, events, protocol)
+    def evaluation(length: int, longest: int | None = None) -> Batch:
+        key = fixed_key(EVALUATION_SEED)
+        return draw(key, config.evaluation_size, length, events, protocol, longest)
 
     classes, logistic = 2**events, config.outputs == "logistic"
     guess = 1 - 1 / classes
+    steps = length if config.longest is None else f"{length} to {config.longest}"
     return Task(
-        name=f"temporal order of {events}, {length} steps",
+        name=f"temporal order of {events}, {steps} steps",
         input_size=EVENTS + DISTRACTORS + 2 * (protocol == "1997"),
         output_size=classes,
         tokens=True,
@@ -101,7 +105,7 @@ def build(config: "TemporalOrder") -> Task:
         data=(),
         sample=sample,
         evaluation={
-            "validation": evaluation(length),
+            "validation": evaluation(length, config.longest),
             **{f"length-{other}": evaluation(other) for other in config.evaluate_lengths},
         },
         loss=squared_loss if logistic else loss,
@@ -117,31 +121,34 @@ def build(config: "TemporalOrder") -> Task:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def draw(key: Array, batch_size: int, length: int, events: int, protocol: str) -> Batch:
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def draw(
+    key: Array, batch_size: int, length: int, events: int, protocol: str, longest: int | None = None
+) -> Batch:
     """Draw `batch_size` fresh sequences."""
     k_noise, k_event, k_place, k_length = jax.random.split(key, 4)
     old = protocol == "1997"
-    longest = length + length // 10 if old else length
-    noise = jax.random.randint(
-        k_noise, (batch_size, longest), EVENTS, EVENTS + DISTRACTORS, jnp.int32
-    )
+    most = length + length // 10 if old else longest or length
+    lengths = jax.random.randint(k_length, (batch_size,), length, most + 1, jnp.int32)
+    noise = jax.random.randint(k_noise, (batch_size, most), EVENTS, EVENTS + DISTRACTORS, jnp.int32)
     which = jax.random.randint(k_event, (batch_size, events), 0, EVENTS, jnp.int32)
-    low, high = jnp.array(PLACES[protocol, events], jnp.int32).T * length // 100
-    low, high = low[None], high[None] + int(old)
-    places = jax.random.randint(k_place, (batch_size, events), low, high, jnp.int32)
-    steps = jnp.arange(longest, dtype=jnp.int32)[None]
+    # In 1997 events lie where they would in the shortest sequence.
+    scale = jnp.full_like(lengths, length) if old else lengths
+    hundredths = jnp.array(PLACES[protocol, events], jnp.int32)
+    low, high = (scale[:, None] * hundredths[None, :, side] // 100 for side in (0, 1))
+    places = jax.random.randint(k_place, (batch_size, events), low, high + int(old), jnp.int32)
+    steps = jnp.arange(most, dtype=jnp.int32)[None]
     inputs = noise
     for event in range(events):
         here = steps == places[:, event, None]
         inputs = jnp.where(here, which[:, event, None], inputs)
     digits = 2 ** jnp.arange(events - 1, -1, -1, dtype=jnp.int32)
     targets = jnp.sum(which * digits[None], axis=1, dtype=jnp.int32)
-    if not old:
+    if old:
+        inputs = jnp.where(steps == 0, BEGINNING, inputs)
+        inputs = jnp.where(steps == lengths[:, None] - 1, TRIGGER, inputs)
+    if most == length:
         return Batch(inputs, targets)
-    lengths = jax.random.randint(k_length, (batch_size,), length, longest + 1, jnp.int32)
-    inputs = jnp.where(steps == 0, BEGINNING, inputs)
-    inputs = jnp.where(steps == lengths[:, None] - 1, TRIGGER, inputs)
     return Batch(jnp.where(steps < lengths[:, None], inputs, 0), targets, lengths)
 
 
