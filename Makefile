@@ -4,7 +4,7 @@ VENV ?= .venv
 EXTRAS ?= flax,experiments,convert,peers,test
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all docs abilities promises bench lint install clean
+.PHONY: run test test-all docs abilities promises bench bench-training lint install clean
 
 run: install
 	$(BIN)/jaxlstm study configs/studies/vanishing.toml
@@ -29,6 +29,9 @@ promises: install
 
 bench: $(VENV)/.bench
 	$(BIN)/python experiments/speed/measure.py
+
+bench-training: $(VENV)/.bench
+	PYTHONPATH=experiments/speed $(BIN)/python experiments/speed/training.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
