@@ -69,7 +69,7 @@ REFUSED = [
         'cell = "lstm"',
         'cell = "rnn", forget_bias = 1',
         "model.forget_bias: no such key; expected one of hidden_size, layers, activation, "
-        "recurrent_init, embedding_size",
+        "kernel_init, recurrent_init, embedding_size",
     ),
     (
         "hidden_size = 8",

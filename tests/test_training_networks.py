@@ -127,6 +127,14 @@ def test_a_gru_is_built_with_its_options(reset_after):
     assert network.apply(params, jnp.ones((2, 5, 3))).shape == (2, 5, 2)
 
 
+@pytest.mark.parametrize("kind", [LSTM, GRU, RNN])
+def test_the_weights_of_the_inputs_begin_as_they_are_told_to(kind):
+    spec = kind(hidden_size=200, kernel_init=config.Normal(stddev=3.0))
+    kernel = np.asarray(built(spec)[1].cell.kernel)
+    assert np.std(kernel) == pytest.approx(3.0, rel=0.15)
+    assert np.mean(np.abs(kernel) > 6.0) == pytest.approx(0.0455, abs=0.03)  # of a normal
+
+
 # -- dropout
 
 

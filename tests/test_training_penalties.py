@@ -32,6 +32,10 @@ def omega(cell, weights, inputs, loss):
     return jl.gradients.norm_penalty(cell, weights, inputs, loss)
 
 
+def few(cell, weights, inputs, loss):
+    return flossing(cell, weights, inputs[:2, :9], loss)
+
+
 def flossing(cell, weights, inputs, loss):
     def first(row):
         found = jl.gradients.lyapunov_spectrum(
@@ -47,6 +51,7 @@ def flossing(cell, weights, inputs, loss):
     [
         (config.NormPenalty(weight=4.0), omega),
         (config.Flossing(weight=0.5, count=2, warmup=3), flossing),
+        (config.Flossing(weight=0.5, count=2, warmup=3, sequences=2, length=9), few),
     ],
 )
 @pytest.mark.parametrize("alone", [0, 1])
@@ -78,6 +83,11 @@ def test_an_update_is_that_of_the_task_and_of_the_term(spec, term, alone):
     )
     np.testing.assert_allclose(after.sums["loss"], task(state.params), rtol=1e-5)
     np.testing.assert_allclose(after.sums["penalty"], more(state.params), rtol=1e-4)
+
+
+def test_the_length_to_floss_is_longer_than_the_warmup():
+    with pytest.raises(ValueError, match="length: expected int > warmup = 9, got 9"):
+        config.Flossing(count=2, warmup=9, length=9)
 
 
 def test_it_reads_as_it_is_written():

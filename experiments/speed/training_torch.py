@@ -159,11 +159,11 @@ def check(name):
     """The largest difference of the parameters after some updates on the same batches."""
     import jax
     import jax.numpy as jnp
+    from training import plan_of
 
     import jaxlstm as jl
     from jaxlstm import config
     from jaxlstm.training.prepare import prepare
-    from training import plan_of
 
     with jl.spread():
         training = prepare(config.load(f"configs/{name}.toml"))

@@ -21,7 +21,9 @@ from jaxlstm.config.model import FeatureModel as FeatureModel
 from jaxlstm.config.model import Ginibre as Ginibre
 from jaxlstm.config.model import GlorotUniform as GlorotUniform
 from jaxlstm.config.model import Identity as Identity
+from jaxlstm.config.model import KernelInit as KernelInit
 from jaxlstm.config.model import Model as Model
+from jaxlstm.config.model import Normal as Normal
 from jaxlstm.config.model import Orthogonal as Orthogonal
 from jaxlstm.config.model import RecurrentInit as RecurrentInit
 from jaxlstm.config.model import Uniform as Uniform

@@ -40,11 +40,11 @@ class Ginibre(Kind, frozen=True, tag="ginibre"):
 
 
 class GlorotUniform(Kind, frozen=True, tag="glorot_uniform"):
-    """Uniform recurrent weights whose limit follows from the number of units."""
+    """Uniform weights whose limit follows from the numbers of rows and columns."""
 
 
 class Uniform(Kind, frozen=True, tag="uniform"):
-    """Uniform recurrent weights.
+    """Uniform weights.
 
     Args:
         limit: the largest absolute value.
@@ -53,7 +53,18 @@ class Uniform(Kind, frozen=True, tag="uniform"):
     limit: Positive = 0.1
 
 
-RecurrentInit = Orthogonal | Identity | Ginibre | GlorotUniform | Uniform
+class Normal(Kind, frozen=True, tag="normal"):
+    """Independent normal weights.
+
+    Args:
+        stddev: the standard deviation.
+    """
+
+    stddev: Positive = 1.0
+
+
+KernelInit = GlorotUniform | Uniform | Normal
+RecurrentInit = Orthogonal | Identity | Ginibre | GlorotUniform | Uniform | Normal
 
 
 class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
@@ -65,6 +76,7 @@ class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
         forget_bias: where the bias of the forget gate starts; 1 if left out.
         chrono_t_max: draw the gate biases for memories of 1 to so many steps instead (Tallec &
             Ollivier 2018); not together with `forget_bias`.
+        kernel_init: how the weights of the inputs begin, those from layer to layer among them.
         recurrent_init: how the recurrent weights begin.
         embedding_size: learn a vector of this size for each symbol of a token task; symbols come
             in one-hot if left out.
@@ -76,6 +88,7 @@ class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
     layers: Annotated[int, Meta(ge=1, le=64)] = 1
     forget_bias: float | None = None
     chrono_t_max: Annotated[int, Meta(ge=3, le=10_000_000)] | None = None
+    kernel_init: KernelInit = GlorotUniform()
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
     dropout: Share = 0.0
@@ -92,6 +105,7 @@ class RNN(Part, frozen=True, tag_field="cell", tag="rnn"):
         hidden_size: units of a layer.
         layers: cells on top of each other.
         activation: the nonlinearity.
+        kernel_init: how the weights of the inputs begin, those from layer to layer among them.
         recurrent_init: how the recurrent weights begin.
         embedding_size: learn a vector of this size for each symbol of a token task; symbols come
             in one-hot if left out.
@@ -102,6 +116,7 @@ class RNN(Part, frozen=True, tag_field="cell", tag="rnn"):
     hidden_size: Width
     layers: Annotated[int, Meta(ge=1, le=64)] = 1
     activation: Literal["tanh", "relu", "identity", "sigmoid"] = "tanh"
+    kernel_init: KernelInit = GlorotUniform()
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
     dropout: Share = 0.0
@@ -115,6 +130,7 @@ class GRU(Part, frozen=True, tag_field="cell", tag="gru"):
         layers: cells on top of each other.
         reset_after: whether the reset gate acts after the product with the state, as in cuDNN and
             torch, or before it, as in the paper.
+        kernel_init: how the weights of the inputs begin, those from layer to layer among them.
         recurrent_init: how the recurrent weights begin.
         embedding_size: learn a vector of this size for each symbol of a token task; symbols come
             in one-hot if left out.
@@ -125,6 +141,7 @@ class GRU(Part, frozen=True, tag_field="cell", tag="gru"):
     hidden_size: Width
     layers: Annotated[int, Meta(ge=1, le=64)] = 1
     reset_after: bool = True
+    kernel_init: KernelInit = GlorotUniform()
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
     dropout: Share = 0.0

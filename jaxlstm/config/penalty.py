@@ -43,10 +43,19 @@ class Flossing(_Penalty, frozen=True, kw_only=True, tag="flossing"):
     Args:
         count: how many exponents.
         warmup: time steps of a sequence that are run but not counted. Padding counts, as zeros.
+        sequences: how many sequences of a batch; all if left out.
+        length: the first time steps of a sequence, those of the warmup among them; all if left out.
     """
 
     count: Annotated[int, Meta(ge=1, le=65_536)]
     warmup: Annotated[int, Meta(ge=0, le=LARGEST)] = 0
+    sequences: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    length: Annotated[int, Meta(ge=1, le=LARGEST)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length is not None and self.length <= self.warmup:
+            raise ValueError(f"length: expected int > warmup = {self.warmup}, got {self.length}")
 
 
 Penalty = NormPenalty | Flossing

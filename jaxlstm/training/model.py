@@ -196,6 +196,7 @@ def _cell(spec: config.FeatureModel, input_size: int, hidden_size: int) -> jl.Ce
     if isinstance(spec, config.LSTM1997):
         return blocks.cell(spec, input_size)
     sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": hidden_size}
+    sizes["kernel_init"] = _initializer(spec.kernel_init)
     sizes["recurrent_init"] = _initializer(spec.recurrent_init)
     if isinstance(spec, config.RNN):
         return jl.rnn(**sizes, activation=spec.activation)
@@ -206,7 +207,7 @@ def _cell(spec: config.FeatureModel, input_size: int, hidden_size: int) -> jl.Ce
     return jl.lstm(**sizes, forget_bias=1.0 if spec.forget_bias is None else spec.forget_bias)
 
 
-def _initializer(spec: config.RecurrentInit) -> Callable[..., Array]:
+def _initializer(spec: config.KernelInit | config.RecurrentInit) -> Callable[..., Array]:
     match spec:
         case config.Orthogonal():
             return jl.initializers.orthogonal(scale=spec.scale, joint=spec.joint)
@@ -218,3 +219,5 @@ def _initializer(spec: config.RecurrentInit) -> Callable[..., Array]:
             return jl.initializers.glorot_uniform()
         case config.Uniform():
             return jl.initializers.uniform(limit=spec.limit)
+        case config.Normal():
+            return jl.initializers.normal(stddev=spec.stddev)

@@ -92,15 +92,17 @@ def term(spec: config.Penalty, task: Task, network: Model) -> Term:
         value = jl.gradients.norm_penalty(cell, params.cell, inputs, loss, **options)
         return {"penalty": value}
 
-    def flossing(params: Params, batch: Batch, count: int, warmup: int) -> dict[str, Array]:
-        options = {"count": count, "warmup": warmup, "key": jax.random.key(0), "blocks": 1}
+    def flossing(params: Params, batch: Batch, spec: config.Flossing) -> dict[str, Array]:
+        options = {"count": spec.count, "warmup": spec.warmup}
+        options |= {"key": jax.random.key(0), "blocks": 1}
 
         def exponents(inputs: Array) -> Array:
             spectrum = jl.gradients.lyapunov_spectrum(cell, params.cell, inputs, **options)
             return spectrum.exponents
 
         # What `jl.gradients.flossing` is the mean square of, which a report wants to see too.
-        found = jax.vmap(exponents)(network.encode(params, batch.inputs))
+        inputs = batch.inputs[: spec.sequences, : spec.length]
+        found = jax.vmap(exponents)(network.encode(params, inputs))
         largest = jnp.max(jnp.abs(jnp.mean(found, axis=0)))
         return {"penalty": jnp.mean(found**2), "largest_exponent": largest}
 
@@ -108,4 +110,4 @@ def term(spec: config.Penalty, task: Task, network: Model) -> Term:
         case config.NormPenalty():
             return functools.partial(norm, exact=spec.exact)
         case config.Flossing():
-            return functools.partial(flossing, count=spec.count, warmup=spec.warmup)
+            return functools.partial(flossing, spec=spec)
