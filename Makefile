@@ -4,7 +4,7 @@ VENV ?= .venv
 EXTRAS ?= flax,experiments,convert,peers,test
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all docs abilities promises bench bench-training lint install clean
+.PHONY: run test test-all docs abilities promises bench bench-training bench-parts lint install clean
 
 run: install
 	$(BIN)/jaxlstm study configs/studies/vanishing.toml
@@ -32,6 +32,9 @@ bench: $(VENV)/.bench
 
 bench-training: $(VENV)/.bench
 	PYTHONPATH=experiments/speed $(BIN)/python experiments/speed/training.py
+
+bench-parts: $(VENV)/.bench
+	PYTHONPATH=experiments/speed $(BIN)/python experiments/speed/parts.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -1,0 +1,168 @@
+"""Where the time of a gradient goes: each part of it as a program of its own, on one device.
+
+    make bench-parts
+
+Every part does what the whole does there and nothing else: the products with the recurrent kernel
+step by step, forward and backward; the gates step by step, without a product; what is done for
+many steps at once. What the whole takes beyond their sum is lost between them: slices, copies, the
+loop itself. A compiled kernel would have the products at the machine's rate and the gates in one
+pass over memory; what is left of the whole then is what it could gain.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import MAIN
+from engines import cell_of, weights_of
+from jax import lax
+from measure import about, busy, sgemm
+
+import jaxlstm as jl
+
+FOLDER = Path(__file__).parent
+LEAST = 0.3
+"""Seconds that the calls of a part take together at least."""
+PARTS = {
+    "recurrent": "h U, step by step",
+    "backward": "dz Uᵀ, step by step",
+    "gates": "gates, step by step",
+    "inputs": "x W, at once",
+    "again": "h U again, at once",
+    "weights": "dW and dU, at once",
+    "slopes": "slopes of the gates, at once",
+}
+
+
+def gates(z, cell):
+    """The new hidden and cell state, from [B, 4H] and [B, H]."""
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    cell = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(cell), cell
+
+
+def programs(case, params):
+    """The whole and its parts: functions and their arguments."""
+    b, t, h = case.batch, case.length, case.hidden
+    w, u = params.kernel, params.recurrent_kernel
+    inputs = jnp.asarray(case.arrays()[0])
+    cell = cell_of(case)
+    numbers = np.random.default_rng(3)
+
+    def some(*shape):
+        return jnp.asarray(numbers.normal(size=shape).astype("float32"))
+
+    x, states, z = some(t * b, case.inputs), some(t * b, h), some(t, b, 4 * h)
+
+    def forward(params, inputs):
+        return jl.unroll(cell, params, inputs).outputs
+
+    def loss(params, inputs):
+        return jnp.sum(jnp.square(forward(params, inputs)))
+
+    def recurrent(u):
+        return lax.scan(lambda s, _: (0.5 * (s @ u)[:, :h], s), states[:b], None, length=t)
+
+    def backward(u):
+        def step(dz, _):
+            dh = dz @ u.T
+            return jnp.concatenate([dh] * 4, axis=1) * 0.1, dh
+
+        return lax.scan(step, z[0], None, length=t)
+
+    def only_gates(z):
+        def step(carry, z):
+            hidden, cell = gates(z + jnp.tile(carry[0], 4), carry[1])
+            return (hidden, cell), (hidden, cell)
+
+        return lax.scan(step, (states[:b], states[:b]), z)
+
+    def slopes(z):
+        i, f, g, o = jnp.split(z, 4, axis=-1)
+        i, f, o, g = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jax.nn.sigmoid(o), jnp.tanh(g)
+        return jnp.concatenate(
+            [g * i * (1 - i), f * (1 - f), i * (1 - g * g), o * (1 - o)], axis=-1
+        )
+
+    rows = z.reshape(t * b, 4 * h)
+    return {
+        "forward": (forward, params, inputs),
+        "gradient": (jax.grad(loss), params, inputs),
+        "recurrent": (recurrent, u),
+        "backward": (backward, u),
+        "gates": (only_gates, z),
+        "inputs": (lambda x: x @ w, x),
+        "again": (lambda states: states @ u, states),
+        "weights": (lambda rows: (x.T @ rows, states.T @ rows), rows),
+        "slopes": (slopes, z),
+    }
+
+
+def seconds(function, *args):
+    """Median time of a call, once compiled."""
+    call = jax.jit(function)
+    jax.block_until_ready(call(*args))
+    found = []
+    while sum(found) < LEAST or len(found) < 5:
+        begin = time.perf_counter()
+        jax.block_until_ready(call(*args))
+        found.append(time.perf_counter() - begin)
+    return statistics.median(found)
+
+
+def page(data):
+    """The table."""
+    lines = [
+        "# Where the time goes",
+        "",
+        "The gradient of the weights of an LSTM, float32, on one device, and each of its parts as",
+        "a program of its own, in milliseconds. `between` is what the whole takes beyond the sum",
+        "of its parts; `kernel` what is left if all products ran at the machine's rate for large",
+        f"ones, {data['sgemm'] / 1e9:.0f} GFLOP/s, each done once, and the gates and their slopes",
+        "took what they take at once: no compiled kernel, through XLA's foreign function",
+        "interface, could be faster. `gain` is the whole over that.",
+        "",
+        "| B, T, I, H | whole | " + " | ".join(PARTS.values()) + " | between | kernel | gain |",
+        "|---|" + "---:|" * (len(PARTS) + 4),
+    ]
+    for row in data["rows"]:
+        parts = [row[name] for name in PARTS]
+        kernel = row["flops"] * 3 / data["sgemm"] + 2 * row["slopes"]
+        cells = [row["gradient"], *parts, row["gradient"] - sum(parts), kernel]
+        words = [f"{1e3 * cell:.1f}" for cell in cells] + [f"{row['gradient'] / kernel:.1f}"]
+        lines.append(f"| {row['case']} | " + " | ".join(words) + " |")
+    made = data["made"]
+    lines += ["", f"`make bench-parts`, {made['date']}, commit {made['revision']}, "]
+    lines[-1] += f"{made['machine']}, Python {made['python']}, {made['packages']}. While it ran all"
+    lines += [f"processes of the machine together used {data['cores']:.2f} cores in the mean."]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    """Measure, and write the data and the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--cases", nargs="*", default=[case.name for case in MAIN])
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    given = parser.parse_args()
+    rate, rows, begin = sgemm(), [], (time.perf_counter(), busy())
+    for case in [case for case in MAIN if case.name in given.cases]:
+        params = jax.tree.map(jnp.asarray, weights_of(case))
+        row = {name: seconds(*program) for name, program in programs(case, params).items()}
+        rows.append({"case": case.name, "flops": case.flops} | row)
+        whole, parts = row["gradient"], sum(row[name] for name in PARTS)
+        sys.stdout.write(f"{case.name}: {1e3 * whole:.1f} ms, parts {1e3 * parts:.1f} ms\n")
+    cores = (busy() - begin[1]) / (time.perf_counter() - begin[0])
+    made = about() | {"command": "make bench-parts"}
+    data = {"made": made, "sgemm": max(rate, sgemm()), "cores": cores, "rows": rows}
+    (given.out / "parts.json").write_text(json.dumps(data, indent=1) + "\n")
+    (given.out / "parts.md").write_text(page(data))
+
+
+if __name__ == "__main__":
+    main()
