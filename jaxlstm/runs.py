@@ -6,6 +6,7 @@ A run is a folder `runs/NAME-YYYYMMDD-HHMMSS`:
     manifest.json        what ran, where, with which versions, and the summary (`Manifest`)
     metrics.jsonl        {"step", "split", "seconds", "metrics": {name: [one value for each seed]}}
     samples.jsonl        {"step", "seed", "temperature", "prompt", "text"}
+    symbols.json         the characters of a text, in the order of their numbers
     figures/NAME.json    the data behind a figure
     tables/NAME.json     {"title", "caption", "columns", "rows"}
     checkpoints/         the state of a training
@@ -145,6 +146,7 @@ def create(
     device: str,
     parameters: int | None = None,
     baselines: Mapping[str, float] | None = None,
+    symbols: str | None = None,
 ) -> Manifest:
     """Make a run folder: `config.toml` and a manifest in the state "running".
 
@@ -159,6 +161,7 @@ def create(
         device: what computes.
         parameters: how many the network has.
         baselines: scores of simple predictors.
+        symbols: the characters of a text, in the order of their numbers; None elsewhere.
 
     Returns:
         The manifest.
@@ -183,6 +186,8 @@ def create(
         baselines=dict(baselines or {}),
     )
     write_text(Path(folder) / "config.toml", config)
+    if symbols is not None:
+        _write_json(Path(folder) / "symbols.json", symbols)
     _write_json(Path(folder) / "manifest.json", manifest)
     return manifest
 
@@ -283,6 +288,25 @@ def write_table(
     _write_json(_named(folder, "tables", name), table)
 
 
+def read_symbols(folder: str | Path) -> str | None:
+    """Read the characters that a run over text knows, in the order of their numbers.
+
+    Returns:
+        The characters; None where the run has not kept them.
+
+    Raises:
+        UserError: when the file holds something else.
+    """
+    path = Path(folder) / "symbols.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=str)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"'{path}': expected a JSON string ({reason})") from None
+
+
 def find(folder: str | Path = "runs") -> list[Path]:
     """List the run folders in a folder, the latest first."""
     try:
@@ -304,7 +328,8 @@ def _free(folder: Path) -> bool:
     if not folder.is_dir():
         return not folder.exists()
     found = {path.name for path in folder.iterdir()}
-    left = {name for name in found if name in (locks.NAME, "config.toml") or name[0] == "."}
+    begun = (locks.NAME, "config.toml", "symbols.json")
+    left = {name for name in found if name in begun or name[0] == "."}
     return not found or (locks.NAME in found and found == left)
 
 

@@ -66,7 +66,7 @@ def read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         raise UserError(
             f"task.path: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset "
-            f"{error.start} of '{path}'"
+            f"{error.start} of '{path}'; save it as UTF-8"
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

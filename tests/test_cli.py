@@ -39,7 +39,7 @@ def written(room) -> set[str]:
 
 
 MISTAKES = [
-    ([], "Expected one of {run, study, reproduce, report, list, watch, export}"),
+    ([], "Expected one of {run, study, reproduce, report, list, watch, sample, export}"),
     (["fly"], "Unrecognized options: fly"),
     (["run"], "run: expected a CONFIG"),
     (

@@ -1,4 +1,4 @@
-"""The command `jaxlstm`: trainings, studies, reproductions, reports, exports, and the list of runs.
+"""The command `jaxlstm`: trainings, studies, reproductions, reports, samples, exports, and lists.
 
 Exit status: 0; 2 and one line for what the user got wrong; 1 for a training whose numbers stopped
 being finite; 130 for one that was interrupted. What a command needs is imported when it runs.
@@ -22,6 +22,7 @@ from jaxlstm.cli.arguments import (
     Report,
     Reproduce,
     Run,
+    Sample,
     Study,
     Watch,
     parse,
@@ -66,6 +67,8 @@ def _main(given: list[str]) -> int:
                 return list_runs(command)
             case Watch():
                 return watch(command)
+            case Sample():
+                return _sample(command)
             case Export():
                 return _export(command)
     except UserError as error:
@@ -250,6 +253,25 @@ def _report(command: Report) -> int:
 
     for folder in command.runs:
         say(str(report.write(Path(folder))))
+    return 0
+
+
+def _sample(command: Sample) -> int:
+    runs.read_manifest(command.run)
+
+    from jaxlstm import training
+
+    written = training.write(
+        command.run,
+        prompt=command.prompt,
+        characters=command.characters,
+        temperature=command.temperature,
+        draw=command.draw,
+        seed=command.seed,
+    )
+    if written.unknown:
+        complain(f"--prompt: read as unknown, since the text has none of them: {written.unknown!r}")
+    say(written.prompt + written.text)
     return 0
 
 

@@ -131,6 +131,27 @@ class Export:
     """Which seed of a run with several; the first if left out."""
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Let a network that was trained on text write: what it read first, and what it wrote after it.
+
+    What is left out is as the run's own [sample] has it. The same command writes the same again.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RUN")]
+    """The run folder of a training on text; the text itself need not be there any more."""
+    prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")] = None
+    """What the network reads first."""
+    characters: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many characters it writes."""
+    temperature: Annotated[float | None, arg(metavar="T", help_behavior_hint="")] = None
+    """Below 1 it is more cautious, above 1 bolder."""
+    draw: Annotated[int, arg(metavar="N", help_behavior_hint="")] = 0
+    """Another number is another throw of the dice, and another text."""
+    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Which seed of a run with several; the first if left out."""
+
+
 Command = (
     Annotated[Run, subcommand("run")]
     | Annotated[Study, subcommand("study")]
@@ -138,10 +159,11 @@ Command = (
     | Annotated[Report, subcommand("report")]
     | Annotated[List, subcommand("list")]
     | Annotated[Watch, subcommand("watch")]
+    | Annotated[Sample, subcommand("sample")]
     | Annotated[Export, subcommand("export")]
 )
 
-Commands = Run | Study | Reproduce | Report | List | Watch | Export
+Commands = Run | Study | Reproduce | Report | List | Watch | Sample | Export
 
 
 def parse(given: list[str]) -> tuple[Commands, Overrides]:

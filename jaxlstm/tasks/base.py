@@ -89,6 +89,7 @@ class Task:
             named `"<predictor> <metric>"`.
         encode: turns text into int32 symbols `[T]`; None unless the task is text.
         decode: turns integer symbols `[T]` into text; None unless the task is text.
+        symbols: the characters in the order of their numbers; None unless the task is text.
         frame: height and width where the inputs and outputs of a step are the pixels of a frame,
             row by row; None elsewhere.
     """
@@ -106,6 +107,7 @@ class Task:
     baselines: Mapping[str, float] = field(default_factory=dict)
     encode: Callable[[str], np.ndarray] | None = None
     decode: Callable[[Any], str] | None = None
+    symbols: str | None = None
     frame: tuple[int, int] | None = None
 
 

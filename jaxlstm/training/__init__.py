@@ -8,4 +8,6 @@ from jaxlstm.training.prepare import Training as Training
 from jaxlstm.training.prepare import prepare as prepare
 from jaxlstm.training.restore import restore as restore
 from jaxlstm.training.seeds import may_spread as may_spread
+from jaxlstm.training.writing import Written as Written
+from jaxlstm.training.writing import write as write
 from jaxlstm.unroll.devices import ask_for_devices as ask_for_devices

@@ -142,8 +142,18 @@ def _read(path: Path, wanted: Sequence[TrainState]) -> tuple[list[TrainState], f
 
 
 def _restore(path: Path, content: Any) -> Any:
+    # The program that saved may have had more devices than this one has, or fewer.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def placed(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
     with _unheard(), ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path, content)
+        found = checkpointer.restore(path, jax.tree.map(placed, content))
+    freed = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), found["states"])
+    return {**found, "states": freed}
 
 
 def _sums(folder: Path) -> dict[str, str]:

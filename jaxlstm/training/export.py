@@ -10,7 +10,7 @@ from jaxlstm import convert
 from jaxlstm.errors import UserError
 from jaxlstm.training import model
 from jaxlstm.training.prepare import Training
-from jaxlstm.training.restore import restore
+from jaxlstm.training.restore import of_seed, restore
 
 FILES = {
     "onnx": "model.onnx",
@@ -48,13 +48,10 @@ def export(
     """
     folder = Path(folder)
     try:
-        training, states = restore(folder)
+        training, states = restore(folder, data=False)
     except UserError as error:
         raise UserError(f"export: {error}") from None
-    seeds = training.experiment.seed_list
-    if seed is not None and seed not in seeds:
-        raise UserError(f"--seed: expected one of {', '.join(map(str, seeds))}, got {seed}")
-    params = states[0 if seed is None else seeds.index(seed)].params
+    params = of_seed(training, states, seed).params
     file = folder / FILES[to] if path is None else Path(path)
     try:
         WRITERS[to](file, training, params)

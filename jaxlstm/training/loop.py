@@ -76,6 +76,7 @@ def run(
             device=device(devices),
             parameters=model.count(states[0].params),
             baselines=training.task.baselines,
+            symbols=training.task.symbols,
         )
         return _Sitting(training, Path(folder), states, 0, 0.0, quiet, debug_nans).run(wish)
 
@@ -109,6 +110,11 @@ def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False)
         if runs.read_manifest(folder).state == "finished":
             return runs.read_manifest(folder)
         training = prepare(experiment)
+        symbols = runs.read_symbols(folder)
+        if symbols is not None and symbols != training.task.symbols:
+            raise UserError(
+                f"--resume: the text that '{folder}' is trained on has other characters now"
+            )
         found = checkpoints.latest(folder, training.shapes())
         states, seconds = (found.states, found.seconds) if found else (training.states(), 0.0)
         for path in found.skipped if found else ():

@@ -44,11 +44,12 @@ class Training:
         return [shape for _ in self.experiment.seed_list]
 
 
-def prepare(experiment: config.Experiment) -> Training:
+def prepare(experiment: config.Experiment, task: tasks.Task | None = None) -> Training:
     """Fetch the data of an experiment and check the one against the other; write nothing.
 
     Args:
         experiment: the config.
+        task: in place of the one that the config describes, of the same sizes.
 
     Returns:
         A `Training`.
@@ -62,7 +63,7 @@ def prepare(experiment: config.Experiment) -> Training:
         >>> len(training.states()), model.count(training.states()[0].params)
         (5, 117)
     """
-    task = tasks.build(experiment.task)
+    task = task or tasks.build(experiment.task)
     goal, goal_seeds = scores.resolve(experiment.goal, task)
     if isinstance(experiment.model, config.ConvLSTM):
         network = frames.build(experiment.model, task.frame, every_step=task.every_step)
