@@ -1,7 +1,8 @@
-"""The directives `{command-line}` and `{config-keys}`: what a user can type, from where it is read.
+"""The directives `{command-line}`, `{config-keys}` and `{task-definitions}`, from the code.
 
 The commands are the dataclasses of `jaxlstm.cli.arguments`, the keys the structs of
-`jaxlstm.config`; their words are those structs' own docstrings.
+`jaxlstm.config`; their words are those structs' own docstrings, and those of the tasks are their
+modules'.
 """
 
 import dataclasses
@@ -155,6 +156,18 @@ def _limits(meta: msgspec.Meta) -> str:
     return ", ".join(found)
 
 
+def tasks() -> list[str]:
+    """Every task as its module defines it, as Markdown."""
+    from jaxlstm.tasks import BUILDERS
+
+    lines: list[str] = []
+    for kind, build in BUILDERS.items():
+        text = inspect.cleandoc(inspect.getmodule(build).__doc__)
+        title, _, rest = text.partition("\n")
+        lines += [f'## `kind = "{kind.__struct_config__.tag}"`', "", title, rest, ""]
+    return lines
+
+
 class Typed(SphinxDirective):
     """A directive whose content a function writes."""
 
@@ -180,8 +193,15 @@ class Keys(Typed):
     write = staticmethod(structs)
 
 
+class Tasks(Typed):
+    """The tasks."""
+
+    write = staticmethod(tasks)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("command-line", Commands)
     app.add_directive("config-keys", Keys)
+    app.add_directive("task-definitions", Tasks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

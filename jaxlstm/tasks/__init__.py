@@ -22,7 +22,7 @@ from jaxlstm.tasks.base import Batch as Batch
 from jaxlstm.tasks.base import Goal as Goal
 from jaxlstm.tasks.base import Task as Task
 
-_BUILDERS: dict[type, Callable[[Any], Task]] = {
+BUILDERS: dict[type, Callable[[Any], Task]] = {
     config.Adding: adding.build,
     config.CopyMemory: copy_memory.build,
     config.TemporalOrder: temporal_order.build,
@@ -36,6 +36,7 @@ _BUILDERS: dict[type, Callable[[Any], Task]] = {
     config.Music: music.build,
     config.Reber: reber.build,
 }
+"""What builds the task of each config."""
 
 
 def build(task_config: Any) -> Task:
@@ -57,8 +58,8 @@ def build(task_config: Any) -> Task:
         >>> task.name, str(task.goal)
         ('adding, 10 steps', '< 0.01')
     """
-    builder = _BUILDERS.get(type(task_config))
+    builder = BUILDERS.get(type(task_config))
     if builder is None:
-        expected = ", ".join(kind.__name__ for kind in _BUILDERS)
+        expected = ", ".join(kind.__name__ for kind in BUILDERS)
         raise TypeError(f"`task_config` must be one of {expected}, got {task_config!r}")
     return builder(task_config)
