@@ -246,7 +246,7 @@ def records(place) -> list:
 
 def test_a_reproduction_that_was_stopped_goes_on_and_leaves_a_table(room, monkeypatch, capsys):
     assert reproduce("--out", "whole") == 0
-    dispatch, steps = training.loop._Sitting._dispatch, []
+    dispatch, steps = training.sitting.Sitting._dispatch, []
 
     def interrupted(self, advance, until):
         steps.append(until)
@@ -254,7 +254,7 @@ def test_a_reproduction_that_was_stopped_goes_on_and_leaves_a_table(room, monkey
             os.kill(os.getpid(), signal.SIGINT)
         dispatch(self, advance, until)
 
-    monkeypatch.setattr(training.loop._Sitting, "_dispatch", interrupted)
+    monkeypatch.setattr(training.sitting.Sitting, "_dispatch", interrupted)
     assert reproduce() == 130
     assert "go on with: the same command" in capsys.readouterr().out
     assert "**interrupted**" in Path("out/README.md").read_text()

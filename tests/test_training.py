@@ -60,14 +60,14 @@ def go(folder, **changes) -> runs.Manifest:
 
 def interrupt_at(step, monkeypatch):
     """Press ^C before the dispatch that ends at a step."""
-    dispatch = training.loop._Sitting._dispatch
+    dispatch = training.sitting.Sitting._dispatch
 
     def interrupted(self, advance, until):
         if until == step:
             os.kill(os.getpid(), signal.SIGINT)
         dispatch(self, advance, until)
 
-    monkeypatch.setattr(training.loop._Sitting, "_dispatch", interrupted)
+    monkeypatch.setattr(training.sitting.Sitting, "_dispatch", interrupted)
 
 
 def records(folder, name="metrics.jsonl"):

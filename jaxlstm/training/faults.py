@@ -1,16 +1,53 @@
-"""The operation whose result first was not a number, found by computing an update one by one."""
+"""Where numbers stopped being finite: the seed, the update, the place and the operation."""
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
+from jaxlstm.training import gradients, objective
 from jaxlstm.training.model import Params
 from jaxlstm.training.objective import Objective
+from jaxlstm.training.prepare import Training
+from jaxlstm.training.step import TrainState
 
 PACKAGES = (Path(jax.__file__).parent,)
+
+
+def first(states: Sequence[TrainState]) -> tuple[int, int] | None:
+    """Find which seed met the first update that was not finite, and its number; None without."""
+    found = [(int(state.fault), index) for index, state in enumerate(states)]
+    faults = sorted((at, index) for at, index in found if at >= 0)
+    return (faults[0][1], faults[0][0]) if faults else None
+
+
+def told(training: Training, index: int, state: TrainState, at: int, *, debug_nans: bool) -> str:
+    """Say in a line where an update broke.
+
+    Args:
+        training: whose update it is.
+        index: which of its seeds.
+        state: that seed before the update.
+        at: the number of the update.
+        debug_nans: find the operation too.
+    """
+    experiment, task, network = training.experiment, training.task, training.network
+    key = jax.random.fold_in(state.key, at)
+    batch = task.sample(task.data, key, experiment.train.batch_size)
+    place = gradients.trace(task, network, state.params, batch)
+    if debug_nans:
+        total = objective.build(task, network, experiment.penalty)
+        made = operation(total, state.params, batch, jnp.int32(at), key)
+        place += f", by the operation: {made or 'none when it is not compiled'}"
+    return (
+        f"the loss or its gradient was not finite at step {at + 1} of seed "
+        f"{experiment.seed_list[index]}, first {place}; a smaller optimizer.learning_rate or "
+        "an optimizer.clip_norm may help"
+    )
 
 
 def operation(total: Objective, params: Params, batch: Any, step: Array, key: Array) -> str | None:
