@@ -1,7 +1,7 @@
 # Everything a newcomer needs: `make run`, `make test` and `make docs`. Python 3.11 or newer with pip and venv.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= flax,experiments,convert,peers,test
+EXTRAS ?= flax,experiments,convert,cluster,peers,test
 BIN = $(VENV)/bin
 
 .PHONY: run test test-all docs abilities promises bench bench-training bench-parts lint install clean

@@ -36,7 +36,7 @@ from jaxlstm.errors import UserError
 
 FORMAT_VERSION = 2
 PACKAGES = ("jaxlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "msgspec")
-Kind = Literal["training", "study", "reproduction"]
+Kind = Literal["training", "study", "reproduction", "sweep"]
 State = Literal["running", "finished", "interrupted", "failed"]
 
 
@@ -67,7 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         format_version: of the folder; this code reads versions up to `FORMAT_VERSION`.
-        kind: "training", "study" or "reproduction".
+        kind: "training", "study", "reproduction" or "sweep".
         name: the name of the config.
         question: what was asked.
         command: the command line.
@@ -153,7 +153,7 @@ def create(
     Args:
         folder: where, as from `free_folder`.
         config: the resolved config as TOML.
-        kind: "training", "study" or "reproduction".
+        kind: "training", "study", "reproduction" or "sweep".
         name: the name of the config.
         question: what is asked.
         command: the command line.

@@ -1,4 +1,4 @@
-"""The command `jaxlstm`: trainings, studies, reproductions, reports, samples, exports, and lists.
+"""The command `jaxlstm`: train, study, reproduce, sweep, report, sample, export, and list runs.
 
 Exit status: 0; 2 and one line for what the user got wrong; 1 for a training whose numbers stopped
 being finite; 130 for one that was interrupted. What a command needs is imported when it runs.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import runs
+from jaxlstm.cli import sweeping
 from jaxlstm.cli.arguments import (
     Export,
     List,
@@ -24,6 +25,7 @@ from jaxlstm.cli.arguments import (
     Run,
     Sample,
     Study,
+    Sweep,
     Watch,
     parse,
 )
@@ -33,7 +35,12 @@ from jaxlstm.cli.wording import complain, say, scored
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 
-COMMANDS = {"Experiment": "run", "Study": "study", "Reproduction": "reproduce"}
+COMMANDS = {
+    "Experiment": "run",
+    "Study": "study",
+    "Reproduction": "reproduce",
+    "Sweep": "sweep",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +68,8 @@ def _main(given: list[str]) -> int:
                 return _study(command, overrides, line)
             case Reproduce():
                 return _reproduce(command, overrides, line)
+            case Sweep():
+                return _sweep(command, overrides, line)
             case Report():
                 return _report(command)
             case List():
@@ -114,7 +123,10 @@ def _read(
 
     loaded = []
     for path in paths:
-        loaded.append(config.load(path, overrides, version=version))
+        if wanted == "sweep":
+            loaded.append(config.load_sweep(path, overrides))
+        else:
+            loaded.append(config.load(path, overrides, version=version))
         kind = COMMANDS[type(loaded[-1]).__name__]
         if kind != wanted:
             raise UserError(f"{path}: this config is for `jaxlstm {kind}`")
@@ -226,6 +238,14 @@ def _wanted(command: Reproduce) -> list[Path]:
             raise UserError(f"reproduce: expected one of {names}, or a config file, got {name!r}")
         found.append(path)
     return found
+
+
+def _sweep(command: Sweep, overrides: Overrides, line: str) -> int:
+    sweeping.check(command)
+    if command.seeds is not None:
+        overrides = [*overrides, ("seeds", command.seeds)]
+    (loaded,) = _read([command.config], overrides, "", "sweep")
+    return sweeping.sweep(command, loaded, line)
 
 
 def _ended(folder: Path, manifest: runs.Manifest, again: str = "") -> int:

@@ -86,6 +86,32 @@ class Reproduce:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Train under many settings, each run in a process of its own, and rank them.
+
+    The config is that of a sweep, or of a training some of whose keys are given lists of values:
+    --model.hidden-size '[16, 32]' --optimizer.learning-rate '[1e-3, 1e-2]'. Runs that have finished
+    are kept and others go on: the same command again makes a sweep whole. The last line printed is
+    the path of the report.
+    """
+
+    config: Annotated[Positional[str], arg(metavar="CONFIG")]
+    """Config file of a sweep, such as one of configs/sweeps/, or of a training."""
+    seeds: Annotated[str | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many seeds each setting has, 0, 1, and so on; or a list of them, such as [3,7]."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many runs at a time, each with its share of the cores; one for each core if left out."""
+    retries: Annotated[int, arg(metavar="N")] = 2
+    """How often a run is tried again that failed or was killed, from its last checkpoint."""
+    scheduler: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    """Run on the cluster of this Dask scheduler, such as tcp://10.0.0.5:8786, not here."""
+    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """The folder of the sweep; runs/NAME if left out."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Make the reports of runs again, from their folders alone."""
 
@@ -156,6 +182,7 @@ Command = (
     Annotated[Run, subcommand("run")]
     | Annotated[Study, subcommand("study")]
     | Annotated[Reproduce, subcommand("reproduce")]
+    | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Report, subcommand("report")]
     | Annotated[List, subcommand("list")]
     | Annotated[Watch, subcommand("watch")]
@@ -163,7 +190,7 @@ Command = (
     | Annotated[Export, subcommand("export")]
 )
 
-Commands = Run | Study | Reproduce | Report | List | Watch | Sample | Export
+Commands = Run | Study | Reproduce | Sweep | Report | List | Watch | Sample | Export
 
 
 def parse(given: list[str]) -> tuple[Commands, Overrides]:
@@ -201,9 +228,10 @@ def parse(given: list[str]) -> tuple[Commands, Overrides]:
         if end.code in (0, None):
             raise
         raise UserError(_condensed(said.getvalue())) from None
-    if overrides and not isinstance(command, Run | Study | Reproduce):
+    if overrides and not isinstance(command, Run | Study | Reproduce | Sweep):
         raise UserError(
-            f"--{overrides[0][0]}: only `run`, `study` and `reproduce` take keys of a config"
+            f"--{overrides[0][0]}: only `run`, `study`, `reproduce` and `sweep` take keys of a "
+            "config"
         )
     return command, overrides
 

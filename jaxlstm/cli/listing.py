@@ -46,7 +46,7 @@ def standing(folder: Path, manifest: runs.Manifest) -> str:
 def _row(folder: Path) -> tuple[str, str, str, str, str]:
     try:
         manifest = runs.read_manifest(folder)
-        score = scored(manifest.summary[0]) if manifest.summary else _best(folder)
+        score = _score(manifest) if manifest.summary else _best(folder)
         state = standing(folder, manifest)
         age = clock(time.time() - datetime.fromisoformat(manifest.started).timestamp())
     except UserError as error:
@@ -54,6 +54,13 @@ def _row(folder: Path) -> tuple[str, str, str, str, str]:
     except ValueError:
         return str(folder), "unreadable", "manifest.json: `started` is no time", "", sized(folder)
     return str(folder), state, score, age, sized(folder)
+
+
+def _score(manifest: runs.Manifest) -> str:
+    """The first score of the summary; that of a sweep is of its best setting."""
+    best = manifest.summary[0]
+    _, among, setting = best.metric.partition(" with ")
+    return scored(best) + (among + setting if manifest.kind == "sweep" else "")
 
 
 def _best(folder: Path) -> str:

@@ -11,6 +11,7 @@ from jaxlstm.config.experiment import Train as Train
 from jaxlstm.config.files import Config as Config
 from jaxlstm.config.files import dumps as dumps
 from jaxlstm.config.files import load as load
+from jaxlstm.config.files import load_sweep as load_sweep
 from jaxlstm.config.files import loads as loads
 from jaxlstm.config.model import GRU as GRU
 from jaxlstm.config.model import LSTM as LSTM
@@ -48,6 +49,7 @@ from jaxlstm.config.studies import PhaseDiagram as PhaseDiagram
 from jaxlstm.config.studies import Reach as Reach
 from jaxlstm.config.studies import Study as Study
 from jaxlstm.config.studies import Vanishing as Vanishing
+from jaxlstm.config.sweep import Sweep as Sweep
 from jaxlstm.config.tasks import Adding as Adding
 from jaxlstm.config.tasks import Characters as Characters
 from jaxlstm.config.tasks import CopyMemory as CopyMemory

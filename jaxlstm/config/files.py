@@ -1,8 +1,6 @@
 """Config files: TOML to frozen structs and back, and overrides by dotted name."""
 
 import copy
-import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +8,15 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from jaxlstm import storage
-from jaxlstm.config import refusal
+from jaxlstm.config import refusal, sweeping, tables
 from jaxlstm.config.experiment import Experiment
 from jaxlstm.config.reproduction import Reproduction
 from jaxlstm.config.studies import Study
+from jaxlstm.config.sweep import Sweep
 from jaxlstm.errors import UserError
 
-Config = Experiment | Study | Reproduction
+Config = Experiment | Study | Reproduction | Sweep
 VERSIONS = {"study": "full", "reproduction": "quick"}
-LARGEST_FILE = 1_000_000
 
 
 def load(
@@ -35,7 +32,7 @@ def load(
         version: "full" or "quick" where that version is meant.
 
     Returns:
-        An `Experiment`, a `Study` or a `Reproduction`, as the file's `kind` says.
+        An `Experiment`, a `Study`, a `Reproduction` or a `Sweep`, as the file's `kind` says.
 
     Raises:
         UserError: when the file cannot be read, is no TOML, or does not fit.
@@ -46,7 +43,7 @@ def load(
         ...
         jaxlstm.errors.UserError: --task.lenght: no such key; did you mean `length`?
     """
-    return loads(_read(Path(path)), str(path), overrides, version=version)
+    return loads(tables.read(Path(path)), str(path), overrides, version=version)
 
 
 def loads(
@@ -63,17 +60,13 @@ def loads(
         Traceback (most recent call last):
         ...
         jaxlstm.errors.UserError: config: kind: missing, expected one of "training", "study", \
-"reproduction"
+"reproduction", "sweep"
     """
-    for place, given in ((source, text), *((f"--{name}", value) for name, value in overrides)):
-        # What a terminal or a file name holds besides UTF-8 comes in as lone surrogates.
-        if re.search("[\ud800-\udfff]", given):
-            raise UserError(f"{place}: expected UTF-8 text, got {refusal.shown(given)}")
-    try:
-        data = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        reason = "too many brackets" if isinstance(error, RecursionError) else error
-        raise UserError(f"{source}: expected TOML: {_one_line(reason)}") from None
+    for name, value in overrides:
+        tables.check_text(value, f"--{name}")
+    data = tables.parse(text, source)
+    if data.get("kind") == "sweep":
+        return sweeping.read(data, source, overrides)
     changes = _version(data, source, version)
     names = [_override(data, name, value) for name, value in overrides]
     _share(data, source)
@@ -83,7 +76,7 @@ def loads(
         table = f"{version}." if _holds(changes, path) else ""
         place = refusal.dotted(path)
         place = f"--{place}" if changed else f"{source}: {table}{place}"
-        return UserError(_one_line(f"{place}: {reason}"))
+        return UserError(tables.one_line(f"{place}: {reason}"))
 
     for path, number in refusal.not_finite(data):
         raise refuse(path, f"expected a finite number, got {number}")
@@ -91,6 +84,35 @@ def loads(
         return msgspec.convert(data, Config)
     except msgspec.ValidationError as error:
         raise refuse(*refusal.refusal(error, data, Config)) from None
+
+
+def load_sweep(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """Read the config of a sweep, or make one of the config of a training. Otherwise as `load`.
+
+    Args:
+        path: a TOML file.
+        overrides: pairs of a dotted name of the training and a value as a user types it. A list
+            stands for a run with each of its values; a key that takes a list is swept by a list of
+            lists.
+
+    Returns:
+        A `Sweep`; what the file says where it is for another command.
+
+    Raises:
+        UserError: when the file cannot be read, or one of the settings does not fit.
+
+    Examples:
+        >>> sweep = load_sweep("configs/adding.toml", [("model.hidden_size", "[16, 32]")])
+        >>> sweep.grid, len(sweep.settings)
+        ({'model.hidden_size': (16, 32)}, 2)
+    """
+    text, source = tables.read(Path(path)), str(path)
+    data = tables.parse(text, source)
+    if data.get("kind") != "training":
+        return loads(text, source, overrides)
+    for name, value in overrides:
+        tables.check_text(value, f"--{name}")
+    return sweeping.read(sweeping.over(data), source, overrides, training="")
 
 
 def dumps(config: Config) -> str:
@@ -104,16 +126,6 @@ def dumps(config: Config) -> str:
     return tomli_w.dumps(_without_none(msgspec.to_builtins(config)))
 
 
-def _read(path: Path) -> str:
-    try:
-        return storage.read(path, LARGEST_FILE).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected UTF-8 text, got a bad byte at {error.start}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot read this config file ({reason})") from None
-
-
 def _override(data: dict[str, Any], name: str, value: str) -> refusal.Path:
     """Put a value into the data in place, and say where."""
     path = tuple(part.replace("-", "_") for part in name.split("."))
@@ -122,21 +134,8 @@ def _override(data: dict[str, Any], name: str, value: str) -> refusal.Path:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise UserError(f"--{name}: `{'.'.join(path[: index + 1])}` holds no other keys")
-    table[path[-1]] = _value(value, refusal.type_at(Config, data, path))
+    table[path[-1]] = tables.value(value, refusal.type_at(Config, data, path))
     return path
-
-
-def _value(text: str, wanted: msgspec.inspect.Type | None) -> Any:
-    """Read what a user typed: TOML where it is TOML and no string is wanted, else the text."""
-    options = wanted.types if isinstance(wanted, msgspec.inspect.UnionType) else (wanted,)
-    if any(isinstance(option, msgspec.inspect.StrType) for option in options):
-        return text
-    try:
-        read = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
-        return text
-    plain = isinstance(read["value"], bool | int | float | str | list | dict)
-    return read["value"] if plain and len(read) == 1 else text
 
 
 def _without_none(data: Any) -> Any:
@@ -157,7 +156,7 @@ def _version(data: dict[str, Any], source: str, wanted: str) -> Any:
         raise UserError(f"{source}: {table}: expected a table of keys to change, got {changes!r}")
     if not wanted:
         return {}
-    _merge(data, changes)
+    tables.merge(data, changes)
     return changes
 
 
@@ -176,28 +175,10 @@ def _share(data: dict[str, Any], source: str) -> None:
             arm.clear()
             arm.update({"kind": "training", **same, **copy.deepcopy(shared)})
             if "from" in own:
-                _merge(arm, _elsewhere(own.pop("from"), f"{source}: arms[{index}].from"))
-            _merge(arm, own)
-
-
-def _elsewhere(path: Any, place: str) -> dict[str, Any]:
-    """The keys of another config file, from which an arm begins."""
-    if not isinstance(path, str):
-        raise UserError(f"{place}: expected the path of a config file, got {path!r}")
-    try:
-        return tomllib.loads(_read(Path(path)))
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise UserError(f"{place}: expected TOML in '{path}': {_one_line(error)}") from None
-
-
-def _merge(data: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Put keys in place; a table that says its kind is a new one, else its keys are."""
-    for name, value in changes.items():
-        whole = not isinstance(value, dict) or bool({"kind", "cell"} & value.keys())
-        if not whole and isinstance(data.get(name), dict):
-            _merge(data[name], value)
-        else:
-            data[name] = value
+                tables.merge(
+                    arm, tables.elsewhere(own.pop("from"), f"{source}: arms[{index}].from")
+                )
+            tables.merge(arm, own)
 
 
 def _holds(data: Any, path: refusal.Path) -> bool:
@@ -211,7 +192,3 @@ def _holds(data: Any, path: refusal.Path) -> bool:
             return False
         data = data[part]
     return True
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
