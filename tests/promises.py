@@ -25,6 +25,8 @@ PROMISES = {
     "closed": "Nothing from a file is executed or unpacked: no pickle, no eval.",
     "input": "A wrong shape, type, rank or value is refused at trace time by its name, for every "
     "cell and backend.",
+    "sweep": "A run of a sweep that fails or is killed is tried again from its checkpoint, named "
+    "where it fails for good, and loses no other.",
     "bits": "The same seed gives the same bits whatever the steps per dispatch, the log interval, "
     "or the seeds beside it in threads.",
 }

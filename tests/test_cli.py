@@ -39,7 +39,7 @@ def written(room) -> set[str]:
 
 
 MISTAKES = [
-    ([], "Expected one of {run, study, reproduce, report, list, watch, sample, export}"),
+    ([], "Expected one of {run, study, reproduce, sweep, report, list, watch, sample, export}"),
     (["fly"], "Unrecognized options: fly"),
     (["run"], "run: expected a CONFIG"),
     (
@@ -72,7 +72,7 @@ MISTAKES = [
     (["report"], "report: expected a RUN"),
     (["report", "runs/none"], "'runs/none' is no run folder"),
     (["list", "none"], "list: there is no folder 'none'"),
-    (["list", "--a.b", "3"], "--a.b: only `run`, `study` and `reproduce` take keys of a config"),
+    (["list", "--a.b", "3"], "--a.b: only `run`, `study`, `reproduce` and `sweep` take"),
 ]
 
 

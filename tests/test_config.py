@@ -13,7 +13,12 @@ from jaxlstm.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("configs/**/*.toml"))
-COMMANDS = {"configs": "run", "configs/studies": "study", "configs/reproductions": "reproduce"}
+COMMANDS = {
+    "configs": "run",
+    "configs/studies": "study",
+    "configs/reproductions": "reproduce",
+    "configs/sweeps": "sweep",
+}
 
 GOOD = """
 kind = "training"

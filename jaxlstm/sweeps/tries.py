@@ -200,6 +200,15 @@ def _manifest(folder: Path) -> runs.Manifest | None:
         return None
 
 
+def latest(sweep: Path, name: str) -> Try:
+    """Give the last try of a run.
+
+    Raises:
+        LookupError: when there was none.
+    """
+    return _tries(sweep, name)[-1]
+
+
 def _tries(sweep: Path, name: str) -> list[Try]:
     path = sweep / "tries" / f"{name}.json"
     try:
