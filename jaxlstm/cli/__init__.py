@@ -35,6 +35,7 @@ from jaxlstm.cli.wording import complain, say, scored
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 
+STATUS = {"interrupted": 130, "failed": 1}
 COMMANDS = {
     "Experiment": "run",
     "Study": "study",
@@ -149,12 +150,36 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
 
     stored = [config.load(Path(folder) / "config.toml") for folder in command.resume]
     trainings = [c for c in [*experiments, *stored] if isinstance(c, config.Experiment)]
-    if any(training.may_spread(c.train.devices, len(c.seed_list)) for c in trainings):
-        training.ask_for_devices()
+    together = command.distributed or command.coordinator is not None
+    if together:
+        training.processes.join(command.coordinator, command.processes, command.process_id)
+    elif command.processes is not None or command.process_id is not None:
+        raise UserError("--coordinator: missing, expected HOST:PORT with --processes")
+    training.ask_for_devices_of(trainings, command.processes or 1)
+    if not together:
+        return _train(command, experiments, line)
+
+    def lost() -> None:
+        complain("another process of this training has ended; go on with --resume")
+        training.processes.leave(2)
+
+    try:
+        with training.processes.watched(command.coordinator, lost):
+            return _train(command, experiments, line)
+    except UserError as error:
+        complain(str(error))
+        training.processes.leave(2)
+
+
+def _train(command: Run, experiments: list[Any], line: str) -> int:
+    """Train, once it is settled with which devices and processes."""
+    from jaxlstm import training
+
+    lead = training.processes.lead()
     status = 0
     for folder in map(Path, command.resume):
         manifest = training.resume(folder, quiet=command.quiet, debug_nans=command.debug_nans)
-        status = status or _ended(folder, manifest)
+        status = status or (_ended(folder, manifest) if lead else STATUS.get(manifest.state, 0))
     prepared = []
     for path, experiment in zip(command.configs, experiments, strict=True):
         try:
@@ -162,11 +187,13 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     for ready in prepared:
-        folder = runs.free_folder(ready.experiment.name, command.out)
+        folder = runs.free_folder(ready.experiment.name, command.out) if lead else "aside"
         manifest = training.run(
             ready, folder, command=line, quiet=command.quiet, debug_nans=command.debug_nans
         )
-        status = status or _ended(folder, manifest)
+        status = status or (
+            _ended(Path(folder), manifest) if lead else STATUS.get(manifest.state, 0)
+        )
         if manifest.state == "interrupted":
             break
     return status
@@ -199,8 +226,7 @@ def _reproduce(command: Reproduce, overrides: Overrides, line: str) -> int:
     for one in wanted:
         reproductions.prepare(one, out / one.name)
     arms = [arm for one in wanted for arm in one.arms]
-    if any(training.may_spread(arm.train.devices, len(arm.seed_list)) for arm in arms):
-        training.ask_for_devices()
+    training.ask_for_devices_of(arms)
     status, page = 0, out
     for one in wanted:
         progress = functools.partial(Bar, quiet=command.quiet)
@@ -260,7 +286,7 @@ def _ended(folder: Path, manifest: runs.Manifest, again: str = "") -> int:
     if manifest.state == "failed":
         complain(f"{folder}: {manifest.reason}")
     say(str(report.write(folder)))
-    return {"interrupted": 130, "failed": 1}.get(manifest.state, 0)
+    return STATUS.get(manifest.state, 0)
 
 
 def _report(command: Report) -> int:

@@ -40,6 +40,15 @@ class Run:
     """Write TensorBoard event files too, to `tensorboard/` in the run folder."""
     debug_nans: bool = False
     """Where numbers stop being finite, find the operation that made the first."""
+    distributed: bool = False
+    """Be one of several processes that train together, found from what a cluster tells its jobs
+    (SLURM, Open MPI, Kubernetes, TPU)."""
+    coordinator: Annotated[str | None, arg(metavar="HOST:PORT", help_behavior_hint="")] = None
+    """Be one of several processes; this is where the first of them listens."""
+    processes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many processes there are, with --coordinator."""
+    process_id: Annotated[int | None, arg(metavar="I", help_behavior_hint="")] = None
+    """Which of them this is, from 0, with --coordinator."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from jaxlstm.config.experiment import Experiment as Experiment
 from jaxlstm.config.experiment import Goal as Goal
 from jaxlstm.config.experiment import Gradients as Gradients
+from jaxlstm.config.experiment import Mesh as Mesh
 from jaxlstm.config.experiment import Reached as Reached
 from jaxlstm.config.experiment import Sample as Sample
 from jaxlstm.config.experiment import Stop as Stop

@@ -35,6 +35,19 @@ class Reached(Kind, frozen=True, kw_only=True, tag="goal"):
 Stop = Streak | Reached
 
 
+class Mesh(Part, frozen=True, kw_only=True):
+    """How many devices a training takes: data × hidden.
+
+    Args:
+        data: over so many the rows of each batch are spread.
+        hidden: over so many the hidden units are spread, and with them parameters and optimiser:
+            for networks that outgrow a device.
+    """
+
+    data: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    hidden: Annotated[int, Meta(ge=1, le=100_000)] = 1
+
+
 class Train(Part, frozen=True, kw_only=True):
     """How long, in what portions, and what is written down on the way.
 
@@ -57,10 +70,10 @@ class Train(Part, frozen=True, kw_only=True):
         seeds_by: how several seeds run: "vmap" maps the step over them, on a CPU in a group for
             each core, which suits small networks; "threads" runs each by itself; "auto" takes
             "threads" on a CPU and "vmap" elsewhere.
-        devices: over how many devices, on a CPU over how many cores, each batch is spread. "auto"
-            takes all for one seed alone, and one where several seeds run side by side. The numbers
-            of a run depend on it in their rounding, so a run that is to be repeated bit for bit on
-            another machine says it.
+        mesh: the devices that a seed takes; a CPU counts as as many as are asked for. "auto"
+            spreads the batches of one seed alone over all devices, on a CPU over its cores, and
+            gives each of several seeds one. The numbers of a run depend on it in their rounding,
+            so a run that is to be repeated bit for bit on another machine says it.
     """
 
     steps: Steps
@@ -74,7 +87,7 @@ class Train(Part, frozen=True, kw_only=True):
     checkpoint_every: Steps | None = None
     tensorboard: bool = False
     seeds_by: Literal["auto", "vmap", "threads"] = "auto"
-    devices: Literal["auto"] | Annotated[int, Meta(ge=1, le=100_000)] = "auto"
+    mesh: Literal["auto"] | Mesh = "auto"
 
 
 class Goal(Part, frozen=True, kw_only=True):

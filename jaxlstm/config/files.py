@@ -70,6 +70,8 @@ def loads(
     changes = _version(data, source, version)
     names = [_override(data, name, value) for name, value in overrides]
     _share(data, source)
+    for training in (data, *_arms(data)):
+        _rename(training)
 
     def refuse(path: refusal.Path, reason: str) -> UserError:
         changed = any(path[: len(name)] == name[: len(path)] for name in names)
@@ -168,17 +170,26 @@ def _share(data: dict[str, Any], source: str) -> None:
     if not isinstance(shared, dict):
         raise UserError(f"{source}: shared: expected a table of keys, got {shared!r}")
     same = {key: data[key] for key in ("question", "expected") if key in data}
+    for index, arm in enumerate(_arms(data)):
+        own = dict(arm)
+        arm.clear()
+        arm.update({"kind": "training", **same, **copy.deepcopy(shared)})
+        if "from" in own:
+            tables.merge(arm, tables.elsewhere(own.pop("from"), f"{source}: arms[{index}].from"))
+        tables.merge(arm, own)
+
+
+def _arms(data: dict[str, Any]) -> list[dict[str, Any]]:
     arms = data.get("arms")
-    for index, arm in enumerate(arms) if isinstance(arms, list) else ():
-        if isinstance(arm, dict):
-            own = dict(arm)
-            arm.clear()
-            arm.update({"kind": "training", **same, **copy.deepcopy(shared)})
-            if "from" in own:
-                tables.merge(
-                    arm, tables.elsewhere(own.pop("from"), f"{source}: arms[{index}].from")
-                )
-            tables.merge(arm, own)
+    return [arm for arm in arms if isinstance(arm, dict)] if isinstance(arms, list) else []
+
+
+def _rename(training: dict[str, Any]) -> None:
+    """Read what run folders of format versions 1 and 2 say: `devices` was the mesh's one side."""
+    train = training.get("train")
+    if isinstance(train, dict) and "devices" in train and "mesh" not in train:
+        devices = train.pop("devices")
+        train["mesh"] = devices if devices == "auto" else {"data": devices}
 
 
 def _holds(data: Any, path: refusal.Path) -> bool:

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from jaxlstm import storage
 from jaxlstm.errors import UserError
+from jaxlstm.training import processes
 from jaxlstm.training.step import TrainState
 
 KEPT = 2
@@ -49,6 +50,8 @@ class Checkpoint(NamedTuple):
 def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: float) -> Path:
     """Save a training to `checkpoints/STEP`, whole or not at all, and keep the latest two.
 
+    Of several processes the lead writes, and all must call this: each may hold a part.
+
     Args:
         folder: the run.
         step: the updates done.
@@ -63,10 +66,12 @@ def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: f
     """
     path = _room(folder) / f"{step:09d}"
     part, before = path.with_suffix(".part"), path.with_suffix(".before")
-    content = {"seconds": np.float64(seconds), "states": _plain(states)}
+    content = {"seconds": np.float64(seconds), "states": processes.whole(plain(states))}
+    if not processes.lead():
+        return path
     try:
         _clear(folder)
-        with _unheard(), ocp.StandardCheckpointer() as checkpointer:
+        with _unheard(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
             checkpointer.save(part, content)
         storage.replace(part / SUMS, json.dumps(_sums(part), indent=1).encode())
         # The arrays are on the disk already, in folders `d`; what describes them is not.
@@ -98,7 +103,7 @@ def latest(folder: str | Path, like: Sequence[TrainState]) -> Checkpoint | None:
         UserError: when there are checkpoints but none can be read.
     """
     skipped = []
-    wanted = jax.eval_shape(_plain, like)
+    wanted = jax.eval_shape(plain, like)
     for path in _found(folder):
         # A damaged file makes orbax and what lies below it raise anything at all.
         try:
@@ -127,18 +132,17 @@ def _read(path: Path, wanted: Sequence[TrainState]) -> tuple[list[TrainState], f
     if (path / SUMS).exists():
         if json.loads((path / SUMS).read_bytes()) != _sums(path):
             raise ValueError(f"'{path}' is damaged")
-        plain = _restore(path, content)
+        found = _restore(path, content)
     else:  # version 1 had no hashes, and at first no stop rules
         try:
-            plain = _restore(path, content)
+            found = _restore(path, content)
         except Exception:
             for state in content["states"]:
                 del state["recent"], state["stopped"]
-            plain = _restore(path, content)
+            found = _restore(path, content)
     begun = {"recent": None, "stopped": jnp.int32(-1)}
-    states = [TrainState(**begun | state) for state in plain["states"]]
-    states = [state._replace(key=jax.random.wrap_key_data(state.key)) for state in states]
-    return states, float(plain["seconds"])
+    states = [TrainState(**begun | state) for state in found["states"]]
+    return typed(states), float(found["seconds"])
 
 
 def _restore(path: Path, content: Any) -> Any:
@@ -150,10 +154,20 @@ def _restore(path: Path, content: Any) -> Any:
             return leaf
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
-    with _unheard(), ocp.StandardCheckpointer() as checkpointer:
+    with _unheard(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
         found = checkpointer.restore(path, jax.tree.map(placed, content))
     freed = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), found["states"])
     return {**found, "states": freed}
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax shall wait for no other process: this one writes and reads by itself."""
+    if not processes.several():
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process-{me}"
+    )
 
 
 def _sums(folder: Path) -> dict[str, str]:
@@ -206,6 +220,11 @@ def _found(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
-def _plain(states: Sequence[TrainState]) -> list[TrainState]:
+def plain(states: Sequence[TrainState]) -> list[TrainState]:
     """Typed keys are written as the numbers behind them."""
     return [state._replace(key=jax.random.key_data(state.key)) for state in states]
+
+
+def typed(states: Sequence[TrainState]) -> list[TrainState]:
+    """Undo `plain`."""
+    return [state._replace(key=jax.random.wrap_key_data(state.key)) for state in states]

@@ -1,14 +1,16 @@
 """What is seen of a training between two dispatches: scores, gradients, a sample of text."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from jaxlstm import config
-from jaxlstm.training import evaluation, gradients, sampling, seeds
+from jaxlstm.training import evaluation, gradients, mesh, sampling, seeds
 from jaxlstm.training.prepare import Training
 from jaxlstm.training.step import TrainState
 
@@ -19,10 +21,15 @@ class Looks:
     Args:
         training: what is looked at.
         how: how several seeds run, "threads" or "vmap".
+        on: the mesh that it runs on.
     """
 
-    def __init__(self, training: Training, how: str) -> None:
-        self._training, self._how = training, how
+    def __init__(self, training: Training, how: str, on: Mesh | None) -> None:
+        self._training, self._on = training, on
+        workers = None if on is None else 1
+        self._over_seeds = functools.partial(seeds.over_seeds, how=how, workers=workers)
+        self._data = mesh.place(training.task.data, on)
+        self._batches: dict[str, Any] = {}
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
         self._write: Callable[..., Any] | None = None
         self._measure: Callable[..., list[Any]] | None = None
@@ -30,12 +37,12 @@ class Looks:
 
     def score(self, states: Sequence[TrainState], split: str) -> dict[str, list[float]]:
         """Score every seed on an evaluation set."""
-        batch = self._training.task.evaluation[split]
         params = [state.params for state in states]
         if split not in self._evaluations:
             evaluate = evaluation.build(self._training.task, self._training.network)
-            self._evaluations[split] = seeds.over_seeds(evaluate, how=self._how)
-        each = jax.device_get(self._evaluations[split](params, batch))
+            self._evaluations[split] = self._over_seeds(evaluate)
+            self._batches[split] = mesh.place(self._training.task.evaluation[split], self._on)
+        each = jax.device_get(self._evaluations[split](params, self._batches[split]))
         return {name: [float(scores[name]) for scores in each] for name in each[0]}
 
     def gradients(
@@ -52,9 +59,9 @@ class Looks:
             task, network = self._training.task, self._training.network
             size = self._training.experiment.train.batch_size
             measure = gradients.build(task, network, batch_size=size, sequences=spec.sequences)
-            self._measure = seeds.over_seeds(measure, how=self._how)
+            self._measure = self._over_seeds(measure)
         began = time.monotonic()
-        each = jax.device_get(self._measure(states, self._training.task.data))
+        each = jax.device_get(self._measure(states, self._data))
         self._measuring += time.monotonic() - began
         metrics = gradients.recorded(each)
         if spent:
@@ -66,8 +73,7 @@ class Looks:
         if self._write is None:
             self._write = jax.jit(sampling.build(self._training.network, sample.characters))
         key = jax.random.fold_in(jax.random.fold_in(state.key, step), 1)
-        symbols = self._write(
-            state.params, key, jnp.asarray(self._training.prompt), jnp.float32(sample.temperature)
-        )
+        prompt, temperature = np.asarray(self._training.prompt), np.float32(sample.temperature)
+        symbols = self._write(state.params, key, prompt, temperature)
         decode = self._training.task.decode
         return decode(symbols) if decode else ""

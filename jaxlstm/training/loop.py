@@ -3,14 +3,16 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jaxlstm import config, locks, runs
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
-from jaxlstm.training import checkpoints, model, records, seeds
+from jaxlstm.training import checkpoints, mesh, model, processes, records
 from jaxlstm.training.interrupts import stop_wish
 from jaxlstm.training.prepare import Training, prepare
 from jaxlstm.training.sitting import Sitting
+from jaxlstm.training.step import TrainState
 
 
 def run(
@@ -23,6 +25,8 @@ def run(
 ) -> runs.Manifest:
     """Train, from the beginning, into a new run folder.
 
+    Of several processes all must call this, and the lead writes the folder.
+
     Args:
         training: from `prepare`.
         folder: where, as from `runs.free_folder`.
@@ -34,35 +38,42 @@ def run(
         The manifest at the end; its state is "finished", "interrupted" or "failed".
 
     Raises:
-        UserError: when the folder cannot be written, holds a run, or another process works in it.
+        UserError: when the folder cannot be written, holds a run, another process works in it, or
+            one of several processes ends.
     """
-    experiment = training.experiment
     states = training.states()
-    devices = seeds.devices(experiment.train.devices, len(states))
-    with stop_wish() as wish, locks.alone(folder):
-        if (Path(folder) / "manifest.json").exists():
+    mesh.resolve(training.experiment.train.mesh, len(states))
+    with stop_wish() as wish, processes.folder_of(folder) as own, locks.alone(own):
+        if (own / "manifest.json").exists():
             raise UserError(f"'{folder}' holds a run already")
-        runs.create(
-            folder,
-            config=config.dumps(experiment),
-            kind="training",
-            name=experiment.name,
-            question=experiment.question,
-            command=command,
-            seeds=experiment.seed_list,
-            device=device(devices),
-            parameters=model.count(states[0].params),
-            baselines=training.task.baselines,
-            symbols=training.task.symbols,
-        )
-        return Sitting(training, Path(folder), states, 0, 0.0, quiet, debug_nans).run(wish)
+        _create(own, training, states, command)
+        quiet = quiet or not processes.lead()
+        return Sitting(training, own, states, 0, 0.0, quiet, debug_nans).run(wish)
+
+
+def _create(folder: Path, training: Training, states: list[TrainState], command: str) -> None:
+    experiment = training.experiment
+    runs.create(
+        folder,
+        config=config.dumps(experiment),
+        kind="training",
+        name=experiment.name,
+        question=experiment.question,
+        command=command,
+        seeds=experiment.seed_list,
+        device=device(mesh.resolve(experiment.train.mesh, len(states))),
+        parameters=model.count(states[0].params),
+        baselines=training.task.baselines,
+        symbols=training.task.symbols,
+    )
 
 
 def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False) -> runs.Manifest:
     """Go on with a run from its latest checkpoint, as if it had never stopped.
 
     Records after the checkpoint are dropped and written again. A run that has finished is left as
-    it is.
+    it is. It may go on with other devices, and in more or fewer processes, all of which must be
+    able to read the folder; its numbers then change in their rounding.
 
     Args:
         folder: the run.
@@ -73,18 +84,19 @@ def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False)
         The manifest at the end.
 
     Raises:
-        UserError: when the folder is no training, another process works in it, or its checkpoints
-            cannot be read.
+        UserError: when the folder is no training, another process works in it, its checkpoints
+            cannot be read, or one of several processes ends.
     """
     folder = Path(folder)
     manifest = runs.read_manifest(folder)
     experiment = config.load(folder / "config.toml")
     if not isinstance(experiment, config.Experiment):
         raise UserError(f"--resume: expected the run folder of a training, got '{folder}'")
-    if manifest.state == "finished":
+    if processes.any_of(manifest.state == "finished"):
         return manifest
-    with stop_wish() as wish, locks.alone(folder):
-        if runs.read_manifest(folder).state == "finished":
+    quiet = quiet or not processes.lead()
+    with stop_wish() as wish, processes.folder_of(folder) as own, locks.alone(own):
+        if processes.any_of(runs.read_manifest(folder).state == "finished"):
             return runs.read_manifest(folder)
         training = prepare(experiment)
         symbols = runs.read_symbols(folder)
@@ -92,29 +104,44 @@ def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False)
             raise UserError(
                 f"--resume: the text that '{folder}' is trained on has other characters now"
             )
-        found = checkpoints.latest(folder, training.shapes())
-        states, seconds = (found.states, found.seconds) if found else (training.states(), 0.0)
-        for path in found.skipped if found else ():
-            aside = checkpoints.set_aside(path).name
-            Bar("", 1, quiet=quiet).say(
-                f"{path} cannot be read and is passed over; it is now {aside}"
+        states, step, seconds = _latest(folder, training, quiet)
+        if processes.lead():
+            records.take_back(folder, step)
+            runs.update_manifest(
+                folder, format_version=runs.FORMAT_VERSION, state="running", reason=None
             )
-        step = found.step if found else 0
-        records.take_back(folder, step)
-        runs.update_manifest(
-            folder, format_version=runs.FORMAT_VERSION, state="running", reason=None
+        else:
+            _create(own, training, states, "")
+        return Sitting(training, own, states, step, seconds, quiet, debug_nans).run(wish)
+
+
+def _latest(folder: Path, training: Training, quiet: bool) -> tuple[list[TrainState], int, float]:
+    """The states to go on from, which the lead reads, with the step and the seconds so far."""
+    found = checkpoints.latest(folder, training.shapes()) if processes.lead() else None
+    for path in found.skipped if found else ():
+        aside = checkpoints.set_aside(path).name
+        Bar("", 1, quiet=quiet).say(f"{path} cannot be read and is passed over; it is now {aside}")
+    states, step, seconds = training.states(), 0, 0.0
+    if found:
+        states, step, seconds = found.states, found.step, found.seconds
+    if processes.several():
+        plain = processes.from_lead(
+            (checkpoints.plain(states), np.int32(step), np.float32(seconds))
         )
-        return Sitting(training, folder, states, step, seconds, quiet, debug_nans).run(wish)
+        states, step, seconds = checkpoints.typed(plain[0]), int(plain[1]), float(plain[2])
+    return states, step, seconds
 
 
-def device(count: int = 1) -> str:
-    """Name what JAX computes on, and over how many of them a batch is spread.
+def device(shape: config.Mesh | None = None) -> str:
+    """Name what JAX computes on, and over how many of them.
 
     Examples:
-        >>> import jax
-        >>> jax.default_backend() != "cpu" or (device(), device(2)) == ("cpu", "cpu x 2")
+        >>> device(config.Mesh(data=2)) == device() + " x 2"
         True
     """
     found = jax.devices()[0]
     name = found.platform if found.platform == "cpu" else found.device_kind
-    return name if count == 1 else f"{name} x {count}"
+    if shape is None or shape.data * shape.hidden == 1:
+        return name
+    count = jax.process_count()
+    return f"{name} x {mesh.said(shape)}" + (f" in {count} processes" if count > 1 else "")

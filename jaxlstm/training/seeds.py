@@ -12,12 +12,10 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-
-from jaxlstm.errors import UserError
 
 Mapped = Callable[..., list[Any]]
 
@@ -29,28 +27,6 @@ def choose(how: str) -> str:
     return "threads" if jax.default_backend() == "cpu" else "vmap"
 
 
-def may_spread(wanted: Literal["auto"] | int, seeds: int) -> bool:
-    """Whether a batch is spread over more than one device, where there are more.
-
-    On a CPU that is asked for one device per core, one device alone computes with one core.
-    """
-    return seeds == 1 if wanted == "auto" else wanted > 1
-
-
-def devices(wanted: Literal["auto"] | int, seeds: int) -> int:
-    """Resolve over how many devices each batch is spread.
-
-    Raises:
-        UserError: when there are not so many.
-    """
-    there = len(jax.devices())
-    if wanted == "auto":
-        return there if may_spread(wanted, seeds) else 1
-    if wanted > there:
-        raise UserError(f"train.devices: expected int <= {there}, the devices here, got {wanted}")
-    return wanted
-
-
 def over_seeds(function: Callable[..., Any], *, how: str, workers: int | None = None) -> Mapped:
     """Map `function(state, *rest)` over the states of the seeds, compiled at the first call.
 
@@ -58,8 +34,8 @@ def over_seeds(function: Callable[..., Any], *, how: str, workers: int | None = 
         function: a pure function of the state of one seed and of arguments that all share.
         how: "threads" or "vmap".
         workers: threads at most; one for each core if None. One alone for a function that calls
-            LAPACK: two such programs at a time were seen to wait for each other without end (jax
-            0.10.2 on two cores, QR decompositions in a scan).
+            LAPACK, or that runs on several devices: two such programs at a time were seen to wait
+            for each other without end (jax 0.10.2 on two cores, QR decompositions in a scan).
 
     Returns:
         `mapped(states, *rest)`, which gives a list with one result for each seed when all are done.

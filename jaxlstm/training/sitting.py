@@ -11,13 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 import jaxlstm as jl
 from jaxlstm import config, runs
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar, clock
-from jaxlstm.training import checkpoints, faults, records, scores, seeds, step
+from jaxlstm.training import (
+    checkpoints,
+    faults,
+    mesh,
+    processes,
+    records,
+    scores,
+    seeds,
+    step,
+)
 from jaxlstm.training.looks import Looks
 from jaxlstm.training.prepare import Training
 from jaxlstm.training.records import Records
@@ -44,8 +53,7 @@ class Sitting:
         self._latest: dict[str, str] = {}
         self._bar = Bar(training.experiment.name, self._train.steps, done=self._step, quiet=quiet)
         self._how = seeds.choose(self._train.seeds_by)
-        self._devices = seeds.devices(self._train.devices, len(states))
-        self._looks = Looks(training, self._how)
+        self._shape = mesh.resolve(self._train.mesh, len(states))
         self._records = Records(training, folder, step)
         self._spent = 0.0
         self._rates: list[float] = []
@@ -76,17 +84,20 @@ class Sitting:
             sample_every,
             measure_every,
         )
-        over = jl.spread(self._devices) if self._devices > 1 else contextlib.nullcontext()
-        with over, self._bar:
+        with mesh.over(self._shape) as on, self._bar:
             self._bar.update(self._step, compiling="…")
+            self._states = [mesh.place(state, on) for state in self._states]
+            self._data = mesh.place(self._training.task.data, on)
+            self._looks = Looks(self._training, self._how, on)
+            alone = on is not None or isinstance(experiment.penalty, config.Flossing)
             advance = seeds.over_seeds(
-                self._training.update.advance,
+                lambda *given: mesh.kept(self._training.update.advance(*given), on),
                 how=self._how,
-                workers=1 if isinstance(experiment.penalty, config.Flossing) else None,
+                workers=1 if alone else None,
             )
             if experiment.gradients and self._step == 0:
                 self._measure_gradients(experiment.gradients)
-            while not self._done and not wish.is_set():
+            while not self._done and not processes.any_of(wish.is_set()):
                 ahead = [self._step - self._step % every + every for every in intervals if every]
                 until = min(self._step + train.steps_per_dispatch, train.steps, *ahead)
                 self._before = self._states, self._step
@@ -125,8 +136,8 @@ class Sitting:
         going = self._going()
         advanced = advance(
             [self._states[index] for index in going],
-            self._training.task.data,
-            jnp.int32(until - self._step),
+            self._data,
+            np.int32(until - self._step),
         )
         states = dict(enumerate(self._states)) | dict(zip(going, advanced, strict=True))
         self._states, self._step = list(states.values()), until
