@@ -29,6 +29,10 @@ PROMISES = {
     "where it fails for good, and loses no other.",
     "bits": "The same seed gives the same bits whatever the steps per dispatch, the log interval, "
     "or the seeds beside it in threads.",
+    "devices": "A training on a mesh, over rows, hidden units or both, in one process or several, "
+    "has the loss curve of one device within rounding.",
+    "processes": "Where one of several processes is killed the others end within a minute, in a "
+    "line; the run goes on with fewer or more processes and devices, whoever wrote its checkpoint.",
 }
 """What is promised, in the order of the table."""
 

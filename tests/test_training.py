@@ -155,7 +155,7 @@ def test_how_often_is_looked_changes_no_bit_of_what_is_learnt(whole, tmp_path, s
 @pytest.mark.promise
 def test_a_seed_does_not_depend_on_the_seeds_beside_it(whole, tmp_path, seen):
     seen("bits", "seeds alone with the bits of two", 2)
-    go(tmp_path / "alone", seeds=(1,), train=train(devices=1))
+    go(tmp_path / "alone", seeds=(1,), train=train(mesh=config.Mesh()))
     for one, both in zip(records(tmp_path / "alone"), records(whole), strict=True):
         for name, values in one["metrics"].items():
             assert values == [both["metrics"][name][1]]
@@ -170,7 +170,7 @@ def test_one_seed_alone_is_spread_and_goes_on_over_other_devices(whole, tmp_path
     manifest = go(folder, seeds=(1,))
     assert (manifest.state, manifest.device) == ("interrupted", "cpu x 2")
     monkeypatch.undo()
-    monkeypatch.setattr(training.seeds, "devices", lambda wanted, seeds: 1)
+    monkeypatch.setattr(training.mesh, "resolve", lambda wanted, seeds: config.Mesh())
     assert training.resume(folder, quiet=True).state == "finished"
     for one, both in zip(records(folder), records(whole), strict=True):
         for name, values in one["metrics"].items():
@@ -189,13 +189,14 @@ def test_where_an_evaluation_stops_the_last_seed_nothing_is_recorded_twice(tmp_p
     ("wanted", "seeds", "count"), [("auto", 1, 2), ("auto", 2, 1), (1, 1, 1), (2, 3, 2)]
 )
 def test_devices_are_taken_as_the_config_says(wanted, seeds, count):
-    assert training.seeds.devices(wanted, seeds) == count
-    assert training.may_spread(wanted, seeds) == (count > 1)
+    wanted = wanted if wanted == "auto" else config.Mesh(data=wanted)
+    assert training.mesh.resolve(wanted, seeds) == config.Mesh(data=count)
+    assert training.mesh.may_spread(wanted, seeds) == (count > 1)
 
 
 def test_more_devices_than_there_are_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match=r"^train.devices: expected int <= 2, .* here, got 3$"):
-        go(tmp_path / "r", train=train(devices=3))
+    with pytest.raises(UserError, match=r"^train.mesh: expected data × hidden = 3 × 1 <= 2, the"):
+        go(tmp_path / "r", train=train(mesh=config.Mesh(data=3)))
     assert not (tmp_path / "r").exists()
 
 

@@ -42,10 +42,14 @@ def wished(trainings: Iterable[config.Experiment]) -> int | None:
         >>> wished([of("{data = 8}")]), wished([of("{data = 1}")]), wished([of("auto")])
         (8, 1, 1)
     """
-    given = [(one.train.mesh, len(one.seed_list)) for one in trainings]
-    if any(mesh == "auto" and may_spread(mesh, seeds) for mesh, seeds in given):
-        return None
-    return max((mesh.data * mesh.hidden for mesh, _ in given if mesh != "auto"), default=1)
+    most = 1
+    for one in trainings:
+        mesh = one.train.mesh
+        if mesh != "auto":
+            most = max(most, mesh.data * mesh.hidden)
+        elif may_spread(mesh, len(one.seed_list)):
+            return None
+    return most
 
 
 def ask_for_devices_of(trainings: Iterable[config.Experiment], processes: int = 1) -> None:

@@ -93,7 +93,7 @@ def term(spec: config.Penalty, task: Task, network: Model) -> Term:
         return {"penalty": value}
 
     def flossing(params: Params, batch: Batch, spec: config.Flossing) -> dict[str, Array]:
-        options = {"count": spec.count, "warmup": spec.warmup}
+        options: dict[str, Any] = {"count": spec.count, "warmup": spec.warmup}
         options |= {"key": jax.random.key(0), "blocks": 1}
 
         def exponents(inputs: Array) -> Array:
