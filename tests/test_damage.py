@@ -37,7 +37,7 @@ def timeless(folder: Path) -> str:
 
 def same(one: Path, other: Path, prepared) -> bool:
     found = [checkpoints.latest(folder, prepared.shapes()).states for folder in (one, other)]
-    a, b = (jax.tree.leaves(checkpoints._plain(states)) for states in found)
+    a, b = (jax.tree.leaves(checkpoints.plain(states)) for states in found)
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 

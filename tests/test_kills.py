@@ -115,7 +115,7 @@ class Room:
 
 
 def leaves(found):
-    return map(np.asarray, jax.tree.leaves(checkpoints._plain(found.states)))
+    return map(np.asarray, jax.tree.leaves(checkpoints.plain(found.states)))
 
 
 @pytest.fixture(scope="module")
