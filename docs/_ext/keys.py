@@ -70,8 +70,14 @@ def structs() -> list[str]:
     from jaxlstm import config
 
     lines: list[str] = []
-    for title, kind in (("A training", config.Experiment), ("A study", config.Study)):
-        lines += [f"## {title}", "", *_struct("", kind, set())]
+    seen: set[type] = set()
+    for title, kind in (
+        ("A training", config.Experiment),
+        ("A study", config.Study),
+        ("A reproduction", config.Reproduction),
+        ("A sweep", config.Sweep),
+    ):
+        lines += [f"## {title}", "", *_struct("", kind, seen)]
     return lines
 
 
