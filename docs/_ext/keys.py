@@ -94,8 +94,8 @@ def _struct(name: str, kind: type, seen: set[type]) -> list[str]:
         lines += [f"`{key}` {_type(field)}", f": {words or '…'}", ""]
     for key, part in inner:
         if part not in seen:
-            tag = part.__struct_config__.tag
-            head = f'`[{key}]` with `kind = "{tag}"`' if tag else f"`[{key}]`"
+            said = part.__struct_config__
+            head = f'`[{key}]` with `{said.tag_field} = "{said.tag}"`' if said.tag else f"`[{key}]`"
             lines += [f"### {head}", "", *_struct(key, part, seen)]
     return lines
 
