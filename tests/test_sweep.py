@@ -269,6 +269,7 @@ def lines(folder: Path) -> list[dict]:
     return [{key: value for key, value in one.items() if key != "seconds"} for one in found]
 
 
+@pytest.mark.slow
 @pytest.mark.promise
 def test_a_run_that_is_killed_goes_on_one_that_fails_is_named_and_no_other_is_lost(
     room, seen, capsys
