@@ -170,6 +170,8 @@ def test_the_sizes_without_the_text_are_those_with_it(tmp_path):
         task.output_size,
     )
     assert alone.decode(task.encode("quick fox")) == "quick fox"
+
+
 @pytest.mark.slow
 def test_what_several_devices_saved_is_read_by_a_program_that_has_one(tmp_path):
     """A run of a single seed spreads over the cores; the study of it does not."""
