@@ -209,7 +209,8 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_lets_all_save_and_leave(small, tmp_path):
+def test_a_signal_to_one_process_lets_all_save_and_leave_however_late(small, tmp_path):
+    """A line between processes that nothing is said on for long is not taken for a death."""
     out, endless = tmp_path / "r", ["--train.steps", "1000000"]
     mesh_of = ["--train.mesh", "{data=2}"]
     team = Team(tmp_path, 2, str(small), *mesh_of, *endless, first=("--out", str(out)))
@@ -217,6 +218,43 @@ def test_a_signal_to_one_process_lets_all_save_and_leave(small, tmp_path):
     while not list(out.glob("checkpoints/*[0-9]")):
         assert time.monotonic() < until, team.said(0)
         time.sleep(0.1)
+    time.sleep(processes.PATIENCE + 5)
+    assert [member.poll() for member in team.members] == [None, None], team.said(1)
     team.members[1].send_signal(signal.SIGTERM)
     assert team.wait(60) == [130, 130]
     assert runs.read_manifest(out).state == "interrupted"
+
+
+@pytest.mark.slow
+def test_numbers_that_stop_being_finite_end_two_processes_in_a_line(tmp_path):
+    diverging = CONFIG.replace('cell = "lstm"', 'cell = "rnn", activation = "identity"')
+    diverging = diverging.replace('"adam", learning_rate = 1e-2', '"sgd", learning_rate = 1e12')
+    path, out = tmp_path / "small.toml", tmp_path / "r"
+    path.write_text(diverging.replace(", clip_norm = 1.0", ""))
+    mesh_of = ["--train.mesh", "{data=2}", "--debug-nans"]
+    team = Team(tmp_path, 2, str(path), *mesh_of, first=("--out", str(out)))
+    assert team.wait() == [1, 1], team.said(0)
+    assert runs.read_manifest(out).state == "failed"
+    assert "not finite at step" in runs.read_manifest(out).reason
+    assert "Traceback" not in team.logs[0].read_text() + team.logs[1].read_text()
+
+
+JOINED = """
+import os, signal, sys, time
+from jaxlstm import cli
+from jaxlstm.training import processes
+with cli._terminable():
+    processes.join(sys.argv[1], 1, 0)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        processes.leave(130)
+processes.leave(0)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_still_ends_a_process_that_has_joined_others_and_does_not_train_yet():
+    command = [sys.executable, "-c", JOINED, f"localhost:{port()}"]
+    assert subprocess.run(command, capture_output=True, timeout=100).returncode == 130

@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,9 +167,16 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
     try:
         with training.processes.watched(command.coordinator, lost):
             return _train(command, experiments, line)
+    # Whoever leaves before the end does not wait for the others, which wait for it.
     except UserError as error:
         complain(str(error))
         training.processes.leave(2)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        training.processes.leave(130)
+    except Exception:
+        traceback.print_exc()
+        training.processes.leave(1)
 
 
 def _train(command: Run, experiments: list[Any], line: str) -> int:

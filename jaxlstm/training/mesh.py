@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jaxlstm as jl
 from jaxlstm import config
 from jaxlstm.errors import UserError
+from jaxlstm.training import processes
 from jaxlstm.unroll.devices import ask_for_devices
 
 HIDDEN = "hidden"
@@ -124,7 +125,7 @@ def _put(leaf: Any, where: NamedSharding) -> jax.Array:
 
 def kept(tree: Any, mesh: Mesh | None) -> Any:
     """Within `jit`: let arrays stay where `place` has put them."""
-    if mesh is None or mesh.shape.get(HIDDEN, 1) == 1:
+    if mesh is None or (mesh.shape.get(HIDDEN, 1) == 1 and not processes.several()):
         return tree
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings(tree, mesh))
 

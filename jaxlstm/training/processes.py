@@ -22,6 +22,8 @@ from jaxlstm.errors import UserError
 
 PATIENCE = 30
 """Seconds without a sign of life after which a process counts as dead."""
+AT_THE_END = 600
+"""Seconds for which those that are done wait for the one that writes the report."""
 WELL = b"."
 """What a process says that ends as it should."""
 
@@ -43,13 +45,15 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         raise UserError("--coordinator: expected --processes and --process-id with it")
     if processes is not None and not 0 <= (process or 0) < processes:
         raise UserError(f"--process-id: expected int in [0, {processes - 1}], got {process}")
+    # JAX would take SIGTERM as news of a preemption, and no longer end on it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
             heartbeat_timeout_seconds=PATIENCE,
-            shutdown_timeout_seconds=PATIENCE,
+            shutdown_timeout_seconds=AT_THE_END,
         )
     # What JAX and gRPC raise where there is nobody, or no cluster, has no common type.
     except Exception as error:
@@ -152,7 +156,9 @@ def _lines(coordinator: str | None) -> list[socket.socket]:
         room[: len(said)] = np.frombuffer(said, np.uint8)
     host, _, port = bytes(from_lead(room)).rstrip(b"\0").decode().rpartition(" ")
     if server is None:
-        return [socket.create_connection((host, int(port)), timeout=PATIENCE)]
+        line = socket.create_connection((host, int(port)), timeout=PATIENCE)
+        line.settimeout(None)  # a line is silent for as long as the training takes
+        return [line]
     server.settimeout(PATIENCE)
     with server:
         lines = [server.accept()[0] for _ in range(jax.process_count() - 1)]

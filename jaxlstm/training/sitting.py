@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxlstm as jl
@@ -104,12 +105,15 @@ class Sitting:
                 self._dispatch(advance, until)
                 fault = self._fault(advance)
                 if fault is not None:
-                    return self._end("failed", reason=fault)
+                    break
                 self._boundary()
-            if not self._done:
+            else:
+                if self._done:
+                    return self._finish()
                 self._save()
                 return self._end("interrupted")
-            return self._finish()
+        # Where it broke is looked for by each process alone, on one device.
+        return self._end("failed", reason=self._told(*fault))
 
     @property
     def _done(self) -> bool:
@@ -234,22 +238,26 @@ class Sitting:
             checkpoints.save(self._folder, self._step, self._states, self._seconds())
             self._saved = self._step
 
-    def _fault(self, advance: Callable[..., list[TrainState]]) -> str | None:
-        """Where a number stopped being one, in a line.
+    def _fault(self, advance: Callable[..., list[TrainState]]) -> tuple[int, int] | None:
+        """Which seed met a number that is none, and at which update; None without.
 
         The dispatch is done again up to that step, and what is there before it is saved.
         """
         found = faults.first(self._states)
         if found is None:
             return None
-        index, at = found
+        at = found[1]
         self._states, self._step = self._before
         if at > self._step:
             self._dispatch(advance, at)
         self._save()
-        return faults.told(
-            self._training, index, self._states[index], at, debug_nans=self._debug_nans
-        )
+        return found
+
+    def _told(self, index: int, at: int) -> str:
+        """Say where an update broke, in a line."""
+        whole = processes.whole(checkpoints.plain([self._states[index]]))
+        state = checkpoints.typed(jax.tree.map(jnp.asarray, whole))[0]
+        return faults.told(self._training, index, state, at, debug_nans=self._debug_nans)
 
     def _finish(self) -> runs.Manifest:
         """Sum up what the last records say."""
