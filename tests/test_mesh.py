@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import AxisType
 
 from jaxlstm import config, runs, training
+from jaxlstm.cli import main
 from jaxlstm.config import Mesh
 from jaxlstm.errors import UserError
 from jaxlstm.training import mesh, processes
@@ -48,9 +49,9 @@ def losses(folder):
     ]
 
 
-def go(folder, shape):
+def go(folder, shape, steps=24):
     sides = f"{{data={shape[0]}, hidden={shape[1]}}}"
-    given = config.loads(CONFIG, overrides=[("train.mesh", sides)])
+    given = config.loads(CONFIG, overrides=[("train.mesh", sides), ("train.steps", str(steps))])
     training.run(training.prepare(given), folder, quiet=True)
     return folder
 
@@ -112,6 +113,18 @@ def test_old_configs_say_devices():
 def test_processes_are_told_who_they_are(arguments, line):
     with pytest.raises(UserError, match=line):
         processes.join(*arguments)
+
+
+def test_a_run_goes_on_over_another_mesh(alone, tmp_path, capsys):
+    out = go(tmp_path / "r", (2, 1), steps=16)
+    text = (out / "config.toml").read_text()
+    (out / "config.toml").write_text(text.replace("steps = 16", "steps = 24"))
+    runs.update_manifest(out, state="interrupted")
+    assert main(["run", "--resume", str(out), "--train.mesh", "{hidden=2}", "--quiet"]) == 0
+    np.testing.assert_allclose(losses(out)[:4], alone[:4], rtol=1e-4)
+    assert config.load(out / "config.toml").train.mesh == Mesh(data=2)
+    assert main(["run", "--resume", str(out), "--train.steps", "3"]) == 2
+    assert "--train.mesh excepted" in capsys.readouterr().err
 
 
 # -- several processes
@@ -197,10 +210,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(
         assert subprocess.run(command, capture_output=True, timeout=200).returncode == 0
         seen("processes", "goings on in one process", 1)
     else:
-        (out / "config.toml").write_text(
-            re.sub(r"data = 8", "data = 3", (out / "config.toml").read_text())
-        )
-        team = Team(tmp_path, 3, "--resume", str(out))
+        team = Team(tmp_path, 3, "--resume", str(out), "--train.mesh", "{data=3}")
         assert team.wait() == [0, 0, 0], team.said(0)
         seen("processes", "goings on in three processes", 1)
     assert runs.read_manifest(out).state == "finished"

@@ -137,9 +137,11 @@ def _read(
 
 def _run(command: Run, overrides: Overrides, line: str) -> int:
     if command.resume:
-        if command.configs or overrides or command.seeds or command.out or command.tensorboard:
+        others = [name for name, _ in overrides if not name.startswith("train.mesh")]
+        if command.configs or others or command.seeds or command.out or command.tensorboard:
             raise UserError(
-                "--resume: expected run folders alone, a run goes on with its own config"
+                "--resume: expected run folders alone, a run goes on with its own config, "
+                "--train.mesh excepted"
             )
         for folder in command.resume:
             runs.read_manifest(folder)
@@ -149,7 +151,7 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
 
     from jaxlstm import config, training
 
-    stored = [config.load(Path(folder) / "config.toml") for folder in command.resume]
+    stored = [config.load(Path(folder) / "config.toml", overrides) for folder in command.resume]
     trainings = [c for c in [*experiments, *stored] if isinstance(c, config.Experiment)]
     together = command.distributed or command.coordinator is not None
     if together:
@@ -158,7 +160,7 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
         raise UserError("--coordinator: missing, expected HOST:PORT with --processes")
     training.ask_for_devices_of(trainings, command.processes or 1)
     if not together:
-        return _train(command, experiments, line)
+        return _train(command, overrides, experiments, line)
 
     def lost() -> None:
         complain("another process of this training has ended; go on with --resume")
@@ -166,7 +168,7 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
 
     try:
         with training.processes.watched(command.coordinator, lost):
-            return _train(command, experiments, line)
+            return _train(command, overrides, experiments, line)
     # Whoever leaves before the end does not wait for the others, which wait for it.
     except UserError as error:
         complain(str(error))
@@ -179,14 +181,16 @@ def _run(command: Run, overrides: Overrides, line: str) -> int:
         training.processes.leave(1)
 
 
-def _train(command: Run, experiments: list[Any], line: str) -> int:
+def _train(command: Run, overrides: Overrides, experiments: list[Any], line: str) -> int:
     """Train, once it is settled with which devices and processes."""
     from jaxlstm import training
 
     lead = training.processes.lead()
     status = 0
     for folder in map(Path, command.resume):
-        manifest = training.resume(folder, quiet=command.quiet, debug_nans=command.debug_nans)
+        manifest = training.resume(
+            folder, quiet=command.quiet, debug_nans=command.debug_nans, overrides=overrides
+        )
         status = status or (_ended(folder, manifest) if lead else STATUS.get(manifest.state, 0))
     prepared = []
     for path, experiment in zip(command.configs, experiments, strict=True):

@@ -1,5 +1,6 @@
 """From an experiment to a run folder, from the beginning or from a checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -68,7 +69,13 @@ def _create(folder: Path, training: Training, states: list[TrainState], command:
     )
 
 
-def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False) -> runs.Manifest:
+def resume(
+    folder: str | Path,
+    *,
+    quiet: bool = False,
+    debug_nans: bool = False,
+    overrides: Sequence[tuple[str, str]] = (),
+) -> runs.Manifest:
     """Go on with a run from its latest checkpoint, as if it had never stopped.
 
     Records after the checkpoint are dropped and written again. A run that has finished is left as
@@ -79,6 +86,8 @@ def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False)
         folder: the run.
         quiet: show no progress.
         debug_nans: where numbers stop being finite, find the operation that made the first.
+        overrides: keys of the config, as in `config.load`, that this sitting has otherwise; the
+            folder keeps its own. Those of `train.mesh` change nothing that is learnt.
 
     Returns:
         The manifest at the end.
@@ -89,7 +98,7 @@ def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False)
     """
     folder = Path(folder)
     manifest = runs.read_manifest(folder)
-    experiment = config.load(folder / "config.toml")
+    experiment = config.load(folder / "config.toml", overrides)
     if not isinstance(experiment, config.Experiment):
         raise UserError(f"--resume: expected the run folder of a training, got '{folder}'")
     if processes.any_of(manifest.state == "finished"):
@@ -108,7 +117,11 @@ def resume(folder: str | Path, *, quiet: bool = False, debug_nans: bool = False)
         if processes.lead():
             records.take_back(folder, step)
             runs.update_manifest(
-                folder, format_version=runs.FORMAT_VERSION, state="running", reason=None
+                folder,
+                format_version=runs.FORMAT_VERSION,
+                state="running",
+                reason=None,
+                device=device(mesh.resolve(experiment.train.mesh, len(states))),
             )
         else:
             _create(own, training, states, "")
