@@ -86,7 +86,8 @@ def ours(name: str, folder: Path) -> dict:
     command = [sys.executable, "-m", "jaxlstm", "run", f"configs/{name}.toml", "--quiet"]
     subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
     manifest = runs.read_manifest(out)
-    return {"seconds": manifest.seconds, "scores": manifest.summary}
+    scores = {score.metric: score.mean for score in manifest.summary}
+    return {"seconds": manifest.seconds, "scores": scores}
 
 
 def timed(function, *args) -> dict:
