@@ -15,6 +15,8 @@ PAGES = {
     "studies": "experiments/README.md",
     "reproductions": "experiments/reproductions/README.md",
     "speed": "experiments/speed/README.md",
+    "parts": "experiments/speed/parts.md",
+    "training": "experiments/speed/training.md",
     "memory": "experiments/memory/README.md",
     "abilities": "docs/abilities.md",
     "promises": "docs/promises.md",

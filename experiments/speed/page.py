@@ -161,7 +161,7 @@ def write(folder: Path, data):
         "![Speed against torch by shape and engine](speed.svg)",
         "",
         "[Where the time of a gradient goes](parts.md), part by part, and what a compiled kernel",
-        "could gain; [whole trainings](training.md), end to end, against the same written in torch.",
+        "could gain; [whole trainings](training.md), end to end, against the same in torch.",
         "",
         "## Against the best JAX peer, and against torch",
         "",
