@@ -115,6 +115,7 @@ def test_processes_are_told_who_they_are(arguments, line):
         processes.join(*arguments)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_over_another_mesh(alone, tmp_path, capsys):
     out = go(tmp_path / "r", (2, 1), steps=16)
     text = (out / "config.toml").read_text()

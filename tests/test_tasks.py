@@ -77,12 +77,12 @@ def dtypes(tree):
 
 def test_sampling_is_a_function_of_the_key(task):
     keys = jax.random.split(jax.random.key(0), 3)
-    batches = [task.sample(task.data, key, 5) for key in keys]
+    jitted = jax.jit(task.sample, static_argnums=2)
+    batches = [jitted(task.data, key, 5) for key in keys]
+    assert same(batches[0], jitted(task.data, keys[0], 5))
     assert same(batches[0], task.sample(task.data, keys[0], 5))
     assert not np.array_equal(batches[0].inputs, batches[1].inputs)
-    jitted = jax.jit(task.sample, static_argnums=2)
-    assert same(batches[0], jitted(task.data, keys[0], 5))
-    mapped = jax.vmap(lambda key: task.sample(task.data, key, 5))(keys)
+    mapped = jax.jit(jax.vmap(lambda key: task.sample(task.data, key, 5)))(keys)
     assert same(mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches))
 
 

@@ -553,7 +553,17 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+def trainings():
+    """Every config; the first of its task and cell by default, the others in the slow suite."""
+    seen = set()
+    for name in TRAININGS:
+        loaded = config.load(ROOT / "configs" / name)
+        kinds = {type(loaded.task), type(loaded.model)}
+        yield pytest.param(name, marks=[pytest.mark.slow] if kinds <= seen else [])
+        seen |= kinds
+
+
+@pytest.mark.parametrize("name", list(trainings()))
 def test_every_training_in_the_repository_takes_two_steps(name, tmp_path, monkeypatch):
     path = ROOT / "configs" / name
     loaded = config.load(path)

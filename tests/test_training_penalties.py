@@ -54,7 +54,7 @@ def flossing(cell, weights, inputs, loss):
         (config.Flossing(weight=0.5, count=2, warmup=3, sequences=2, length=9), few),
     ],
 )
-@pytest.mark.parametrize("alone", [0, 1])
+@pytest.mark.parametrize("alone", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_update_is_that_of_the_task_and_of_the_term(spec, term, alone):
     made = training.prepare(experiment(msgspec.structs.replace(spec, alone_steps=alone)))
     state = made.states()[0]
@@ -117,6 +117,7 @@ def test_a_term_ends_when_it_is_told_to():
     )
 
 
+@pytest.mark.slow
 def test_a_ragged_task_takes_the_penalty_as_each_row_alone():
     task = tasks.build(config.JapaneseVowels())
     spec = config.NormPenalty()
