@@ -31,10 +31,10 @@ bench: $(VENV)/.bench
 	$(BIN)/python experiments/speed/measure.py
 
 bench-training: $(VENV)/.bench
-	PYTHONPATH=experiments/speed $(BIN)/python experiments/speed/training.py
+	$(BIN)/python experiments/speed/training.py
 
 bench-parts: $(VENV)/.bench
-	PYTHONPATH=experiments/speed $(BIN)/python experiments/speed/parts.py
+	$(BIN)/python experiments/speed/parts.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

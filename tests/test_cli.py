@@ -167,6 +167,17 @@ def test_a_run_that_fails_says_so_and_leaves_with_one(room, capsys):
     assert runs.read_manifest("r").state == "failed"
 
 
+def test_what_follows_a_run_that_fails_is_run_and_reported_too(room, capsys):
+    failing = ["--optimizer.kind", "sgd", "--optimizer.learning_rate", "1e30"]
+    configs = ["run", "small.toml", "small.toml", "--quiet"]
+    assert cli.main([*configs, *failing, "--train.steps", "50"]) == 1
+    out, err = capsys.readouterr()
+    assert err.count("not finite at step") == 2
+    reports = [Path(line) for line in out.splitlines() if line.endswith("report.html")]
+    assert len(set(reports)) == 2
+    assert all(report.is_file() for report in reports)
+
+
 def test_list_survives_a_folder_it_cannot_read(room, capsys):
     Path("runs/odd").mkdir(parents=True)
     Path("runs/odd/manifest.json").write_text("{")

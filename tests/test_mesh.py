@@ -158,6 +158,13 @@ class Team:
         """The exit status of each."""
         return [member.wait(timeout) for member in self.members]
 
+    def until_saved(self, out, timeout=200):
+        """Wait for the first checkpoint."""
+        until = time.monotonic() + timeout
+        while not list(out.glob("checkpoints/*[0-9]")):
+            assert time.monotonic() < until, self.said(0)
+            time.sleep(0.1)
+
     def said(self, index):
         """The last line of a member that is not the network's."""
         lines = self.logs[index].read_text().splitlines()
@@ -191,10 +198,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(
     out, endless = tmp_path / "r", ["--train.steps", "1000000"]
     mesh_of = ["--train.mesh", "{data=8}"]
     team = Team(tmp_path, 2, str(small), *mesh_of, *endless, first=("--out", str(out)))
-    until = time.monotonic() + 200
-    while not list(out.glob("checkpoints/*[0-9]")):
-        assert time.monotonic() < until, team.said(0)
-        time.sleep(0.1)
+    team.until_saved(out)
     began = time.monotonic()
     team.members[victim].send_signal(signal.SIGKILL)
     other = 1 - victim
@@ -225,10 +229,7 @@ def test_a_signal_to_one_process_lets_all_save_and_leave_however_late(small, tmp
     out, endless = tmp_path / "r", ["--train.steps", "1000000"]
     mesh_of = ["--train.mesh", "{data=2}"]
     team = Team(tmp_path, 2, str(small), *mesh_of, *endless, first=("--out", str(out)))
-    until = time.monotonic() + 200
-    while not list(out.glob("checkpoints/*[0-9]")):
-        assert time.monotonic() < until, team.said(0)
-        time.sleep(0.1)
+    team.until_saved(out)
     time.sleep(processes.PATIENCE + 5)
     assert [member.poll() for member in team.members] == [None, None], team.said(1)
     team.members[1].send_signal(signal.SIGTERM)

@@ -257,7 +257,7 @@ def strike(folder: Path, name: str, after: int, number: int = signal.SIGKILL) ->
             if path.name.isdigit()
         ):
             time.sleep(0.02)
-        os.kill(tries.latest(folder, name).pid, number)
+        os.kill(tries._tries(folder, name)[-1].pid, number)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

@@ -32,11 +32,10 @@ from jaxlstm.cli.arguments import (
 )
 from jaxlstm.cli.listing import list_runs
 from jaxlstm.cli.watching import watch
-from jaxlstm.cli.wording import complain, say, scored
+from jaxlstm.cli.wording import STATUS, complain, say, scored
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 
-STATUS = {"interrupted": 130, "failed": 1}
 COMMANDS = {
     "Experiment": "run",
     "Study": "study",
@@ -185,13 +184,16 @@ def _train(command: Run, overrides: Overrides, experiments: list[Any], line: str
     """Train, once it is settled with which devices and processes."""
     from jaxlstm import training
 
-    lead = training.processes.lead()
+    def ended(folder: Path, manifest: runs.Manifest) -> int:
+        lead = training.processes.lead()
+        return _ended(folder, manifest) if lead else STATUS.get(manifest.state, 0)
+
     status = 0
     for folder in map(Path, command.resume):
         manifest = training.resume(
             folder, quiet=command.quiet, debug_nans=command.debug_nans, overrides=overrides
         )
-        status = status or (_ended(folder, manifest) if lead else STATUS.get(manifest.state, 0))
+        status = ended(folder, manifest) or status
     prepared = []
     for path, experiment in zip(command.configs, experiments, strict=True):
         try:
@@ -199,13 +201,13 @@ def _train(command: Run, overrides: Overrides, experiments: list[Any], line: str
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     for ready in prepared:
-        folder = runs.free_folder(ready.experiment.name, command.out) if lead else "aside"
+        folder = Path("aside")
+        if training.processes.lead():
+            folder = runs.free_folder(ready.experiment.name, command.out)
         manifest = training.run(
             ready, folder, command=line, quiet=command.quiet, debug_nans=command.debug_nans
         )
-        status = status or (
-            _ended(Path(folder), manifest) if lead else STATUS.get(manifest.state, 0)
-        )
+        status = ended(folder, manifest) or status
         if manifest.state == "interrupted":
             break
     return status
@@ -253,7 +255,7 @@ def _reproduce(command: Reproduce, overrides: Overrides, line: str) -> int:
             complain(f"{one.name} is left out: {error}")
             continue
         page = reproductions.write_table(out)
-        status = status or _ended(out / one.name, manifest, f"the same command: {line}")
+        status = _ended(out / one.name, manifest, f"the same command: {line}") or status
         if manifest.state == "interrupted":
             break
     say(str(page))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlstm import runs
 from jaxlstm.cli.arguments import Sweep
-from jaxlstm.cli.wording import complain, say, scored
+from jaxlstm.cli.wording import STATUS, complain, say, scored
 from jaxlstm.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def sweep(command: Sweep, loaded: Any, line: str) -> int:
         left = sum(one.state != "finished" for one in standings)
         say(f"interrupted with {left} runs left; go on with the same command: {line}")
     say(str(folder / "report.html"))
-    return {"interrupted": 130, "failed": 1}.get(manifest.state, 0)
+    return STATUS.get(manifest.state, 0)
 
 
 def check(command: Sweep) -> None:

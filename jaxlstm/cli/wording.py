@@ -4,6 +4,9 @@ import sys
 
 from jaxlstm import runs
 
+STATUS = {"interrupted": 130, "failed": 1}
+"""The exit status of a run by its state; 0 for any other."""
+
 
 def say(line: str) -> None:
     """Print a line."""

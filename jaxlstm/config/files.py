@@ -62,9 +62,18 @@ def loads(
         jaxlstm.errors.UserError: config: kind: missing, expected one of "training", "study", \
 "reproduction", "sweep"
     """
+    return _made(_data(text, source, overrides), source, overrides, version)
+
+
+def _data(text: str, source: str, overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
     for name, value in overrides:
         tables.check_text(value, f"--{name}")
-    data = tables.parse(text, source)
+    return tables.parse(text, source)
+
+
+def _made(
+    data: dict[str, Any], source: str, overrides: Sequence[tuple[str, str]], version: str = ""
+) -> Config:
     if data.get("kind") == "sweep":
         return sweeping.read(data, source, overrides)
     changes = _version(data, source, version)
@@ -108,12 +117,10 @@ def load_sweep(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> C
         >>> sweep.grid, len(sweep.settings)
         ({'model.hidden_size': (16, 32)}, 2)
     """
-    text, source = tables.read(Path(path)), str(path)
-    data = tables.parse(text, source)
+    source = str(path)
+    data = _data(tables.read(Path(path)), source, overrides)
     if data.get("kind") != "training":
-        return loads(text, source, overrides)
-    for name, value in overrides:
-        tables.check_text(value, f"--{name}")
+        return _made(data, source, overrides)
     return sweeping.read(sweeping.over(data), source, overrides, training="")
 
 

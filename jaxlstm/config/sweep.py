@@ -10,11 +10,10 @@ import msgspec
 
 from jaxlstm.config.base import Kind, Name
 from jaxlstm.config.experiment import Experiment
+from jaxlstm.config.tables import says_kind
 
 MOST = 10_000
 """The most runs of a sweep."""
-WHOLE = frozenset({"kind", "cell"})
-"""A table with one of these keys takes the place of another as a whole."""
 OWN = ("kind", "name", "question", "expected")
 """What a sweep says for all its trainings."""
 
@@ -113,7 +112,7 @@ def put(data: dict[str, Any], name: str, value: Any) -> None:
             data[part] = {}
         data = data[part]
     old = data.get(last)
-    if isinstance(value, dict) and isinstance(old, dict) and not WHOLE & value.keys():
+    if isinstance(value, dict) and isinstance(old, dict) and not says_kind(value):
         value = old | value
     data[last] = value
 
@@ -132,7 +131,7 @@ def flat(table: dict[str, Any], *, lists: bool) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, dict) and value and (lists or not WHOLE & value.keys()):
+        if isinstance(value, dict) and value and (lists or not says_kind(value)):
             inner = flat(value, lists=lists)
             found |= {f"{key}.{name}": each for name, each in inner.items()}
         else:

@@ -12,6 +12,8 @@ from jaxlstm.config import refusal
 from jaxlstm.errors import UserError
 
 LARGEST_FILE = 1_000_000
+WHOLE = ("kind", "cell")
+"""A table with one of these keys says what it is, and takes the place of another as a whole."""
 
 
 def read(path: Path) -> str:
@@ -68,11 +70,16 @@ def elsewhere(path: Any, place: str) -> dict[str, Any]:
 def merge(data: dict[str, Any], changes: dict[str, Any]) -> None:
     """Put keys in place; a table that says its kind is a new one, else its keys are."""
     for name, value in changes.items():
-        whole = not isinstance(value, dict) or bool({"kind", "cell"} & value.keys())
+        whole = not isinstance(value, dict) or says_kind(value)
         if not whole and isinstance(data.get(name), dict):
             merge(data[name], value)
         else:
             data[name] = value
+
+
+def says_kind(table: dict[str, Any]) -> bool:
+    """Whether a table says what it is."""
+    return any(key in table for key in WHOLE)
 
 
 def one_line(text: object) -> str:

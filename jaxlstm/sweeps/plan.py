@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from jaxlstm import config
+from jaxlstm.config.tables import WHOLE
 
 LONGEST = 90
 
@@ -104,8 +105,8 @@ def said(value: Any) -> str:
         ('true', '0.001', 'sgd learning_rate 0.1', '[1, 2]')
     """
     if isinstance(value, dict):
-        head = [str(value[key]) for key in ("kind", "cell") if key in value]
-        rest = [f"{k} {said(v)}" for k, v in value.items() if k not in ("kind", "cell")]
+        head = [str(value[key]) for key in WHOLE if key in value]
+        rest = [f"{k} {said(v)}" for k, v in value.items() if k not in WHOLE]
         return " ".join([*head, *rest])
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(said, value))}]"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxlstm import runs, tasks
-from jaxlstm.errors import UserError
 from jaxlstm.sweeps import tries
 from jaxlstm.sweeps.check import Goal
 from jaxlstm.sweeps.plan import Plan, Setting, said
@@ -59,10 +58,7 @@ class Ranked:
 
 def standing(folder: Path, name: str) -> Standing:
     """Look up how a run stands that nobody works on now."""
-    try:
-        manifest = runs.read_manifest(folder / name)
-    except UserError:
-        manifest = None
+    manifest = tries.manifest(folder / name)
     count, reason = tries.count(folder, name), tries.reason(folder, name)
     if manifest is not None and manifest.state == "finished":
         return Standing(name, "finished", count, "", manifest)

@@ -94,8 +94,8 @@ def attempt(job: Job, slot: Slot | None = None) -> Outcome:
         time.sleep(POLL)
     if (sweep / STOP).exists():
         return Outcome("stopped")
-    manifest = _manifest(sweep / job.name)
-    if manifest is not None and manifest.state == "finished":
+    begun_before = manifest(sweep / job.name)
+    if begun_before is not None and begun_before.state == "finished":
         return Outcome("finished")
     earlier, this = _tries(sweep, job.name), Try(host=socket.gethostname(), began=_now())
     _write(sweep, job.name, [*earlier, this])
@@ -103,7 +103,7 @@ def attempt(job: Job, slot: Slot | None = None) -> Outcome:
     def begun(pid: int) -> None:
         _write(sweep, job.name, [*earlier, msgspec.structs.replace(this, pid=pid)])
 
-    outcome = _run(job, slot or Slot(), sweep, begun, resume=manifest is not None)
+    outcome = _run(job, slot or Slot(), sweep, begun, resume=begun_before is not None)
     this = msgspec.structs.replace(this, ended=outcome.ended, reason=outcome.reason)
     _write(sweep, job.name, [*earlier, this])
     return outcome
@@ -153,7 +153,7 @@ def _run(
         return Outcome("finished")
     if status == 130 and (sweep / STOP).exists():
         return Outcome("stopped")
-    return Outcome("failed", _why(status, _manifest(sweep / job.name), log))
+    return Outcome("failed", _why(status, manifest(sweep / job.name), log))
 
 
 def _wait(process: subprocess.Popen[bytes], stop: Path) -> int:
@@ -176,15 +176,15 @@ def _close(process: subprocess.Popen[bytes]) -> None:
             process.stdin.close()
 
 
-def _why(status: int, manifest: runs.Manifest | None, log: Path) -> str:
+def _why(status: int, found: runs.Manifest | None, log: Path) -> str:
     if status < 0:
         with contextlib.suppress(ValueError):
             return f"killed by {signal.Signals(-status).name}"
         return f"killed by signal {-status}"
     if status == 130:
         return "interrupted from outside"
-    if status == 1 and manifest is not None and manifest.state == "failed" and manifest.reason:
-        return manifest.reason
+    if status == 1 and found is not None and found.state == "failed" and found.reason:
+        return found.reason
     with contextlib.suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace")[-10_000:].split("\n")
         said = [line.strip() for line in lines if line.strip()]
@@ -193,20 +193,12 @@ def _why(status: int, manifest: runs.Manifest | None, log: Path) -> str:
     return f"ended with exit status {status}"
 
 
-def _manifest(folder: Path) -> runs.Manifest | None:
+def manifest(folder: Path) -> runs.Manifest | None:
+    """Read the manifest of a run; None where it has none that can be read."""
     try:
         return runs.read_manifest(folder)
     except UserError:
         return None
-
-
-def latest(sweep: Path, name: str) -> Try:
-    """Give the last try of a run.
-
-    Raises:
-        LookupError: when there was none.
-    """
-    return _tries(sweep, name)[-1]
 
 
 def _tries(sweep: Path, name: str) -> list[Try]:

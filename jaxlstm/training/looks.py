@@ -20,15 +20,15 @@ class Looks:
 
     Args:
         training: what is looked at.
+        data: those of its task, placed on the mesh.
         how: how several seeds run, "threads" or "vmap".
         on: the mesh that it runs on.
     """
 
-    def __init__(self, training: Training, how: str, on: Mesh | None) -> None:
-        self._training, self._on = training, on
+    def __init__(self, training: Training, data: Any, how: str, on: Mesh | None) -> None:
+        self._training, self._data, self._on = training, data, on
         workers = None if on is None else 1
         self._over_seeds = functools.partial(seeds.over_seeds, how=how, workers=workers)
-        self._data = mesh.place(training.task.data, on)
         self._batches: dict[str, Any] = {}
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
         self._write: Callable[..., Any] | None = None

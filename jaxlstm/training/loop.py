@@ -43,16 +43,22 @@ def run(
             one of several processes ends.
     """
     states = training.states()
-    mesh.resolve(training.experiment.train.mesh, len(states))
+    shape = mesh.resolve(training.experiment.train.mesh, len(states))
     with stop_wish() as wish, processes.folder_of(folder) as own, locks.alone(own):
         if (own / "manifest.json").exists():
             raise UserError(f"'{folder}' holds a run already")
-        _create(own, training, states, command)
+        _create(own, training, states, shape, command)
         quiet = quiet or not processes.lead()
-        return Sitting(training, own, states, 0, 0.0, quiet, debug_nans).run(wish)
+        return Sitting(training, own, states, shape, 0, 0.0, quiet, debug_nans).run(wish)
 
 
-def _create(folder: Path, training: Training, states: list[TrainState], command: str) -> None:
+def _create(
+    folder: Path,
+    training: Training,
+    states: list[TrainState],
+    shape: config.Mesh,
+    command: str = "",
+) -> None:
     experiment = training.experiment
     runs.create(
         folder,
@@ -62,7 +68,7 @@ def _create(folder: Path, training: Training, states: list[TrainState], command:
         question=experiment.question,
         command=command,
         seeds=experiment.seed_list,
-        device=device(mesh.resolve(experiment.train.mesh, len(states))),
+        device=device(shape),
         parameters=model.count(states[0].params),
         baselines=training.task.baselines,
         symbols=training.task.symbols,
@@ -114,6 +120,7 @@ def resume(
                 f"--resume: the text that '{folder}' is trained on has other characters now"
             )
         states, step, seconds = _latest(folder, training, quiet)
+        shape = mesh.resolve(experiment.train.mesh, len(states))
         if processes.lead():
             records.take_back(folder, step)
             runs.update_manifest(
@@ -121,11 +128,11 @@ def resume(
                 format_version=runs.FORMAT_VERSION,
                 state="running",
                 reason=None,
-                device=device(mesh.resolve(experiment.train.mesh, len(states))),
+                device=device(shape),
             )
         else:
-            _create(own, training, states, "")
-        return Sitting(training, own, states, step, seconds, quiet, debug_nans).run(wish)
+            _create(own, training, states, shape)
+        return Sitting(training, own, states, shape, step, seconds, quiet, debug_nans).run(wish)
 
 
 def _latest(folder: Path, training: Training, quiet: bool) -> tuple[list[TrainState], int, float]:

@@ -7,7 +7,6 @@ hidden state at every step, so this is for networks that outgrow a device, not f
 """
 
 import contextlib
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -108,7 +107,7 @@ def over(shape: config.Mesh) -> Iterator[Mesh | None]:
 
 def place(tree: Any, mesh: Mesh | None) -> Any:
     """Put arrays where they belong: parameters in parts, all else whole on every device."""
-    if mesh is None or (mesh.devices.size == 1):
+    if mesh is None:
         return tree
     return jax.tree.map(_put, tree, shardings(tree, mesh))
 
@@ -162,6 +161,4 @@ def said(shape: config.Mesh) -> str:
         >>> said(config.Mesh(data=2, hidden=4)), said(config.Mesh(data=8))
         ('2 x 4', '8')
     """
-    return " x ".join(str(n) for n in (shape.data, shape.hidden) if n > 1) or str(
-        math.prod((shape.data, shape.hidden))
-    )
+    return " x ".join(str(n) for n in (shape.data, shape.hidden) if n > 1) or "1"

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxlstm.errors import UserError
 
@@ -85,8 +86,6 @@ def any_of(flag: bool) -> bool:
     """Whether it holds for one of the processes; all get the same answer."""
     if not several():
         return flag
-    from jax.experimental import multihost_utils
-
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
@@ -94,8 +93,6 @@ def from_lead(tree: Any) -> Any:
     """What the lead has of a pytree of arrays, on the host; all must bring the same structure."""
     if not several():
         return tree
-    from jax.experimental import multihost_utils
-
     return multihost_utils.broadcast_one_to_all(tree)
 
 
@@ -105,8 +102,6 @@ def whole(tree: Any) -> Any:
     def of(leaf: Any) -> np.ndarray:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:
             return np.asarray(leaf)
-        from jax.experimental import multihost_utils
-
         return multihost_utils.process_allgather(leaf, tiled=True)
 
     return jax.tree.map(of, tree)

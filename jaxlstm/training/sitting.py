@@ -42,6 +42,7 @@ class Sitting:
         training: Training,
         folder: Path,
         states: list[TrainState],
+        shape: config.Mesh,
         step: int,
         seconds: float,
         quiet: bool,
@@ -54,7 +55,7 @@ class Sitting:
         self._latest: dict[str, str] = {}
         self._bar = Bar(training.experiment.name, self._train.steps, done=self._step, quiet=quiet)
         self._how = seeds.choose(self._train.seeds_by)
-        self._shape = mesh.resolve(self._train.mesh, len(states))
+        self._shape = shape
         self._records = Records(training, folder, step)
         self._spent = 0.0
         self._rates: list[float] = []
@@ -89,7 +90,7 @@ class Sitting:
             self._bar.update(self._step, compiling="…")
             self._states = [mesh.place(state, on) for state in self._states]
             self._data = mesh.place(self._training.task.data, on)
-            self._looks = Looks(self._training, self._how, on)
+            self._looks = Looks(self._training, self._data, self._how, on)
             alone = on is not None or isinstance(experiment.penalty, config.Flossing)
             advance = seeds.over_seeds(
                 lambda *given: mesh.kept(self._training.update.advance(*given), on),
