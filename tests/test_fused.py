@@ -1,6 +1,8 @@
 """The fused backend: the scan's values to the last bit, its derivatives in every mode and order."""
 
 import functools
+import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -57,22 +59,24 @@ def derivatives(cell, backend, name, given, tangents):
     return gradient(*given), jax.jvp(loss, given, tangents), jax.jvp(gradient, given, tangents)[1]
 
 
+def quick(cell, backend, name):
+    """One cell with every option and one backend, one option with every cell and the other."""
+    return (cell is CELLS[0]) if backend == "auto" else name == "all"
+
+
 @pytest.mark.parametrize(
-    ("cell", "name"),
+    ("cell", "backend", "name"),
     [
-        pytest.param(
-            cell, name, marks=[] if cell is CELLS[0] or name == "all" else pytest.mark.slow
-        )
-        for cell in CELLS
-        for name in OPTIONS
+        pytest.param(*case, marks=[] if quick(*case) else pytest.mark.slow)
+        for case in itertools.product(CELLS, ("auto", "fused"), OPTIONS)
     ],
 )
-def test_every_derivative_is_that_of_the_scan(cell, name):
+def test_every_derivative_is_that_of_the_scan(cell, backend, name):
     with jax.enable_x64(True):
         given = case(cell, jnp.float64, OPTIONS[name])
         tangents = random_like(given, 6, jnp.float64)
         scan, fused = (
-            derivatives(cell, backend, name, given, tangents) for backend in ("scan", "fused")
+            derivatives(cell, each, name, given, tangents) for each in ("scan", backend)
         )
         assert len(jax.tree.leaves(fused)) == len(jax.tree.leaves(scan)) > 8
         for a, b in zip(jax.tree.leaves(scan), jax.tree.leaves(fused), strict=True):
@@ -141,18 +145,37 @@ def test_what_is_known_is_multiplied_together():
         assert len(jax.tree.leaves(short)) <= 7 < len(jax.tree.leaves(linear))
 
 
-def test_it_keeps_carries_alone():
+def temporary(backend, length):
+    """The bytes that a gradient takes while it runs."""
     cell = jl.lstm(input_size=8, hidden_size=32)
     params = cell.init(jax.random.key(0))
-    inputs = jax.ShapeDtypeStruct((4, 10_000, 8), jnp.float32)
+    inputs = jax.ShapeDtypeStruct((4, length, 8), jnp.float32)
 
-    def kept(backend):
-        def loss(params, inputs):
-            return jnp.mean(jl.unroll(cell, params, inputs, backend=backend).carry.hidden ** 2)
+    def loss(params, inputs):
+        return jnp.mean(jl.unroll(cell, params, inputs, backend=backend).carry.hidden ** 2)
 
-        return jax.jit(jax.grad(loss)).lower(params, inputs).compile().memory_analysis()
+    analysis = jax.jit(jax.grad(loss)).lower(params, inputs).compile().memory_analysis()
+    return analysis.temp_size_in_bytes
 
-    assert kept("fused").temp_size_in_bytes < kept("scan").temp_size_in_bytes / 3
+
+def test_it_keeps_carries_alone():
+    assert temporary("fused", 10_000) < temporary("scan", 10_000) / 3
+
+
+def test_auto_keeps_more_while_it_is_little():
+    net = 4 * 1_000 * 4 * 32 * 4
+    assert temporary("auto", 1_000) > temporary("fused", 1_000) + 0.9 * net
+    assert temporary("auto", 10_000) == temporary("fused", 10_000)
+
+
+def test_the_product_back_is_with_a_matrix_that_lies_row_by_row():
+    cell = jl.lstm(input_size=8, hidden_size=32)
+    params, inputs = cell.init(jax.random.key(0)), jnp.ones((4, 40, 8))
+    gradient = jax.grad(lambda params: jnp.sum(jl.unroll(cell, params, inputs).outputs ** 2))
+    program = jax.jit(gradient).lower(params).compile().as_text()
+    back = [line for line in program.splitlines() if re.search(r"f32\[4,32\]\S* dot\(", line)]
+    assert back
+    assert all("rhs_contracting_dims={0}" in line for line in back), back
 
 
 @pytest.mark.parametrize(

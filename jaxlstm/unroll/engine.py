@@ -15,15 +15,16 @@ from jaxlstm.unroll.associative import associative_steps
 from jaxlstm.unroll.checks import check_carry
 from jaxlstm.unroll.cudnn import cudnn_steps
 from jaxlstm.unroll.devices import run_spread
-from jaxlstm.unroll.fused import fused_steps
+from jaxlstm.unroll.fused import fused_steps, worth_keeping
 from jaxlstm.unroll.newton import Newton, newton_steps
 from jaxlstm.unroll.scan import choose, scan_steps, varying_like
 
 
 def auto_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
-    """The fused backend where a cell has parts and nothing is to be computed again, or the scan."""
-    engine = scan_steps if cell.split is None or options.chunk is not None else fused_steps
-    return engine(cell, options, params, laid)
+    """The fused backend where a cell has parts and `remat` asks for nothing, or the scan."""
+    if cell.split is None or options.chunk is not None:
+        return scan_steps(cell, options, params, laid)
+    return fused_steps(cell, options, params, laid, keep=worth_keeping(cell, params, laid))
 
 
 ENGINES: dict[str, Callable[..., tuple[Any, Carry, Carry]]] = {

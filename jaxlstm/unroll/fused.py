@@ -27,10 +27,24 @@ from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, varying_li
 
 CHUNK = 20
 """Steps whose products are one: few enough that what they share stays in a core's cache."""
+WIDE = 256
+"""Weights for each number that `merge` is given, from which on a product costs more than memory."""
+MOST_NARROW, MOST_WIDE = 1 << 24, 1 << 28
+"""Bytes of what is kept for the backward pass beside the carries, of all steps."""
 
 
-def fused_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+def fused_steps(
+    cell: Cell, options: Any, params: Params, laid: Any, keep: bool = False
+) -> tuple[Any, Carry, Carry]:
     """What `scan_steps` gives, with another backward pass.
+
+    Args:
+        cell: the cell.
+        options: those of `unroll`.
+        params: its parameters.
+        laid: the batch, time leading.
+        keep: what `merge` is given at each step is kept for the backward pass too, which saves one
+            of the three products of a step there.
 
     Raises:
         ValueError: when the step of the cell has no parts, or with `remat`.
@@ -39,19 +53,54 @@ def fused_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[An
         raise ValueError(f"`backend` 'fused' needs a cell whose step is split, got {cell!r}")
     if options.chunk is not None:
         raise ValueError("`remat` must be 'none' for `backend` 'fused', which keeps carries alone")
-    return _run(cell, options, params, laid)
+    return _run(cell, options, keep and not options.hold, False, params, laid)[0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _run(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
-    return scan_steps(cell, options, params, laid)
+def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
+    """Whether to keep what `merge` is given is faster than to compute it again.
+
+    Each of its numbers costs a few bytes of memory and a product with as many weights as there are
+    inputs and units. Up to 16 MB it stays in memory that a process has already; beyond, fresh pages
+    cost more than the product where it is short.
+    """
+    split: Any = cell.split
+
+    def net(params: Params, x: Array, carry: Carry) -> dict[str, Array]:
+        return net_of(split.inputs(params, x), split.states(params, carry))
+
+    x = jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
+    shapes = jax.eval_shape(net, params, x, laid.first).values()
+    size = len(laid.xs) * sum(a.size * a.dtype.itemsize for a in shapes)
+    weights = sum(a.size for a in jax.tree.leaves(params)) / sum(a.shape[-1] for a in shapes)
+    return size <= (MOST_NARROW if weights < WIDE else MOST_WIDE)
 
 
-def _tangents(cell: Cell, options: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _run(
+    cell: Cell, options: Any, keep: bool, tell: bool, params: Params, laid: Any
+) -> tuple[tuple[Any, Carry, Carry], dict[str, Array] | None]:
+    """What `scan_steps` gives, and what `merge` was given at every step if it is to tell."""
+    if not tell:
+        return scan_steps(cell, options, params, laid), None
+    split: Any = cell.split
+
+    def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
+        net = net_of(split.inputs(params, x), split.states(params, carry))
+        new, output = split.merge(split.extra(params), carry, net)
+        return new, (output, net)
+
+    telling = dataclasses.replace(cell, step=step)
+    (outputs, nets), final, carries = scan_steps(telling, options, params, laid)
+    return (outputs, final, carries), nets
+
+
+def _tangents(
+    cell: Cell, options: Any, keep: bool, tell: bool, primals: Any, tangents: Any
+) -> tuple[Any, Any]:
     split: Any = cell.split
     (params, laid), (dparams, dlaid) = primals, tangents
     wide = dataclasses.replace(options, return_carries=True)
-    outputs, final, carries = _run(cell, wide, params, laid)
+    (outputs, final, carries), nets = _run(cell, wide, keep, keep or tell, params, laid)
     extra, moves = split.extra(params), not isinstance(dlaid.xs, SymbolicZero)
     dparams, dfirst, dinitial = jax.tree.map(_zero, (dparams, dlaid.first, dlaid.initial))
     like = (params, dparams, laid, dlaid.xs if moves else ())
@@ -59,6 +108,8 @@ def _tangents(cell: Cell, options: Any, primals: Any, tangents: Any) -> tuple[An
     steps = {"x": laid.xs, "after": carries}
     if moves:
         steps["dx"] = dlaid.xs
+    if keep:
+        steps["net"] = nets
     chunk, reverse = _chunk(len(laid.xs)), options.reverse
     enter = functools.partial(_entries, chunk=chunk, reverse=reverse)
 
@@ -84,7 +135,7 @@ def _tangents(cell: Cell, options: Any, primals: Any, tangents: Any) -> tuple[An
             at, dnet = jax.jvp(net, (params, flat(x)), (dparams, flat(dx)))
         else:
             at, dnet = jax.jvp(lambda params: net(params, flat(x)), (params,), (dparams,))
-        more = None
+        at, more = given.get("net", at), None
         if jax.tree.leaves(extra):
             merge = lambda p: split.merge(split.extra(p), carry, at)  # noqa: E731
             more = jax.jvp(merge, (params,), (dparams,))[1]
@@ -94,13 +145,17 @@ def _tangents(cell: Cell, options: Any, primals: Any, tangents: Any) -> tuple[An
 
         return now | {"x": (jax.vmap(linear)(carry, at), dnet, more)}
 
+    states = jax.linearize(functools.partial(split.states, params), laid.first)[1]
+    passed = folded(states, laid.first)
+
     def step(dcarry: Carry, now: Any) -> tuple[Carry, Any]:
         linear, dnet, more = now
-        passed = jax.jvp(lambda carry: split.states(params, carry), (dcarry,), (dcarry,))[1]
-        found = linear(dcarry, net_of(dnet, passed))
-        return found if more is None else jax.tree.map(jnp.add, found, more)
+        dnet = net_of(dnet, passed(dcarry))
+        found = linear(dcarry, dnet)
+        new, output = found if more is None else jax.tree.map(jnp.add, found, more)
+        return new, (output, dnet if tell else None)
 
-    doutputs, dfinal, dcarries = scan_over(
+    (doutputs, dnets), dfinal, dcarries = scan_over(
         step,
         dataclasses.replace(wide, chunk=chunk),
         laid._replace(xs=steps, first=dfirst, initial=dinitial),
@@ -111,7 +166,9 @@ def _tangents(cell: Cell, options: Any, primals: Any, tangents: Any) -> tuple[An
     )
     if not options.return_carries:
         carries = dcarries = None
-    return (outputs, final, carries), (doutputs, dfinal, dcarries)
+    if not tell:
+        nets = None
+    return ((outputs, final, carries), nets), ((doutputs, dfinal, dcarries), dnets)
 
 
 _run.defjvp(_tangents, symbolic_zeros=True)

@@ -68,7 +68,7 @@ def scan_over(
     ahead = ahead and length > 0
     if ahead:
         steps["x"] = jnp.roll(laid.xs, 1 if reverse else -1, axis=0)
-    twins: list[int] = []
+    told: list[Any] = []
 
     def body(state: tuple[Carry, Any, Any], now: Steps) -> tuple[Any, Any]:
         carry, last, fetched = state
@@ -80,15 +80,18 @@ def scan_over(
         if "valid" in now and prepare is None:
             x = choose(now["valid"], x, jnp.zeros_like(x))
         new, output = step(carry, x)
-        leaves = jax.tree.leaves(new) if options.return_carries and not options.hold else []
-        twins[:] = [at for at, leaf in enumerate(leaves) if leaf is output]
+        leaves, structure = jax.tree.flatten(output)
+        twins = _twins(leaves, new if options.return_carries and not options.hold else None)
+        told[:] = twins, structure
         if "valid" in now:
             new = choose(now["valid"], new, carry, new)
             idle = last if options.hold else jax.tree.map(jnp.zeros_like, output)
             output = choose(now["valid"], output, idle)
         state = (new, output if options.hold else None, now["x"] if ahead else None)
         kept = new if options.return_carries else None
-        return state, (None if twins else output, kept)
+        leaves = jax.tree.leaves(output)
+        own = [leaf for leaf, twin in zip(leaves, twins, strict=True) if twin is None]
+        return state, (own, kept)
 
     last = None
     if options.hold:
@@ -100,12 +103,24 @@ def scan_over(
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         last = varying_like(zeros, (like, laid))
     state = (laid.first, last, laid.xs[-1 if reverse else 0] if ahead else None)
-    (final, *_), (outputs, carries) = _scan(body, state, steps, options, prepare, entries)
-    if twins:  # The output is a part of the carry: it is not stored twice.
-        outputs = jax.tree.leaves(carries)[twins[0]]
-        if laid.valid is not None:
-            outputs = choose(laid.valid, outputs, jnp.zeros_like(outputs))
-    return outputs, final, carries
+    (final, *_), (own, carries) = _scan(body, state, steps, options, prepare, entries)
+    twins, structure = told
+    left, beside = iter(own), jax.tree.leaves(carries)
+
+    def stored(twin: int | None) -> Array:
+        if twin is None:
+            return next(left)
+        if laid.valid is None:
+            return beside[twin]
+        return choose(laid.valid, beside[twin], jnp.zeros_like(beside[twin]))
+
+    return structure.unflatten(map(stored, twins)), final, carries
+
+
+def _twins(outputs: list[Array], carry: Any) -> list[int | None]:
+    """For each output the leaf of the carry that it is, which is not to be stored twice."""
+    places = {id(leaf): at for at, leaf in enumerate(jax.tree.leaves(carry))}
+    return [places.get(id(output)) for output in outputs]
 
 
 def _scan(body: Any, state: Any, xs: Any, options: Any, prepare: Any, entries: Any) -> Any:
