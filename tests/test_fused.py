@@ -21,6 +21,7 @@ CELLS = [
     jl.lstm(input_size=3, hidden_size=4, output_gate=False, cell_clip=0.4, use_bias=False),
     jl.gru(input_size=3, hidden_size=4),
     jl.rnn(input_size=3, hidden_size=4, recurrent_bias=True),
+    jl.lstmp(input_size=3, hidden_size=4, projection_size=2, peepholes=True),
     jl.stack(jl.rnn(input_size=3, hidden_size=2), jl.residual(jl.gru(input_size=2, hidden_size=2))),
 ]
 B, T = 3, 47
@@ -75,9 +76,7 @@ def test_every_derivative_is_that_of_the_scan(cell, backend, name):
     with jax.enable_x64(True):
         given = case(cell, jnp.float64, OPTIONS[name])
         tangents = random_like(given, 6, jnp.float64)
-        scan, fused = (
-            derivatives(cell, each, name, given, tangents) for each in ("scan", backend)
-        )
+        scan, fused = (derivatives(cell, each, name, given, tangents) for each in ("scan", backend))
         assert len(jax.tree.leaves(fused)) == len(jax.tree.leaves(scan)) > 8
         for a, b in zip(jax.tree.leaves(scan), jax.tree.leaves(fused), strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10)
@@ -182,7 +181,11 @@ def test_the_product_back_is_with_a_matrix_that_lies_row_by_row():
     ("cell", "options", "line"),
     [
         (jl.gru(input_size=3, hidden_size=4, reset_after=False), {}, "`backend` 'fused' needs"),
-        (jl.lstmp(input_size=3, hidden_size=4, projection_size=2), {}, "`backend` 'fused' needs"),
+        (
+            jl.lstm(input_size=3, hidden_size=4, full_gate_recurrence=True),
+            {},
+            "`backend` 'fused' needs",
+        ),
         (
             jl.stack(CELLS[0], jl.mgu(input_size=4, hidden_size=4)),
             {},

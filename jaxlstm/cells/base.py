@@ -84,11 +84,11 @@ class Cell(Described):
 
 
 class Split(NamedTuple):
-    """A step in three parts, from which `backend="fused"` makes its products of many steps at once.
+    """A step in parts, from which `backend="fused"` makes its products of many steps at once.
 
-    `step(params, carry, x)` is `merge(extra(params), carry, net)`, where `net` holds by name what
-    `inputs(params, x)` and `states(params, carry)` give, summed where both give the name. Each
-    part takes any leading shape, time included.
+    `step(params, carry, x)` is `after(params, merge(extra(params), carry, net))`, where `net` holds
+    by name what `inputs(params, x)` and `states(params, carry)` give, summed where both give the
+    name. Each part takes any leading shape, time included.
 
     Args:
         inputs: `inputs(params, x)`: what the step makes of its input alone, such as x W + b.
@@ -97,12 +97,15 @@ class Split(NamedTuple):
         merge: `merge(extra, carry, net) -> (carry, output)`: the rest, elementwise.
         extra: `extra(params)`: the parameters that `merge` sees, such as peepholes; none by
             default.
+        after: `after(params, (carry, output)) -> (carry, output)`: what the step makes of the result
+            with a product, such as a projection; it must be affine in it. None for nothing.
     """
 
     inputs: Callable[[Params, Array], dict[str, Array]]
     states: Callable[[Params, Carry], dict[str, Array]]
     merge: Callable[[Any, Carry, dict[str, Array]], tuple[Carry, Any]]
     extra: Callable[[Params], Any] = lambda params: ()
+    after: Callable[[Params, tuple[Carry, Any]], tuple[Carry, Any]] | None = None
 
 
 def net_of(inputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:

@@ -135,7 +135,7 @@ def residual(cell: Cell) -> Cell:
         return x.astype(inner.outputs.dtype) + inner.outputs, inner.carry, inner.carries
 
     split, inner = None, cell.split
-    if inner is not None:
+    if inner is not None and inner.after is None:
 
         def inputs(params: Params, x: Array) -> dict[str, Array]:
             return {**inner.inputs(params, x), "residual": x}

@@ -239,7 +239,8 @@ def lstm(
         return gated_affine(hidden, params.recurrent_kernel, len(blocks), compute, more)
 
     def gated_step(params: Any, carry: Any, x: Array, hidden: Array) -> tuple[Any, Array]:
-        return merge(params, carry, inputs(params, x) + states(params, hidden))
+        merged = merge(params, carry, inputs(params, x) + states(params, hidden))
+        return after(params, merged) if projection_size else merged
 
     def merge(params: Any, carry: Any, z: Array) -> tuple[Any, Array]:
         compute = z.dtype
@@ -273,24 +274,28 @@ def lstm(
         if output_gate:
             opened["o"] = named(sigma(look("o", 2, cell)), "o")
             output = opened["o"] * output
-        if projection_size:
-            output = affine(output, params.projection, None, compute)
         if not full_gate_recurrence:
             return LSTMCarry(output, cell), output
         last = jnp.concatenate([opened[gate] for gate in gates], axis=-1)
         return LSTMGatesCarry(output, cell, last), output
+
+    def after(params: Any, merged: tuple[Any, Array]) -> tuple[Any, Array]:
+        carry, output = merged
+        output = affine(output, params.projection, None, output.dtype)
+        return carry._replace(hidden=output), output
 
     def step(params: Any, carry: Any, x: Array) -> tuple[Any, Array]:
         check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
     split = None
-    if not (full_gate_recurrence or projection_size):
+    if not full_gate_recurrence:
         split = Split(
             inputs=lambda params, x: {"z": inputs(params, x)},
             states=lambda params, carry: {"z": states(params, carry.hidden)},
             merge=lambda extra, carry, net: merge(_Peephole(*extra), carry, net["z"]),
             extra=lambda params: (params.peephole,) if peepholes else (),
+            after=after if projection_size else None,
         )
     return Cell(
         init,

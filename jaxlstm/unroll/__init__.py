@@ -111,7 +111,7 @@ def unroll(
         backend: "scan"; "fused", whose values are those of "scan" bit for bit and whose derivatives
             are made of products over some 20 steps at once, from the carries alone, which takes
             1/4.8 of the memory and .6 to 1 of the time of "scan" for a gradient
-            (`experiments/memory`, `experiments/speed`; `lstm` without projection and full gate
+            (`experiments/memory`, `experiments/speed`; `lstm` and `lstmp` without full gate
             recurrence, `gru` that resets after the product, `rnn`, and these in `stack`,
             `residual` and `bidirectional`); "associative", which runs a cell
             that is linear in its state (`min_gru`, `min_lstm`) in O(log T) turns of a parallel

@@ -65,11 +65,8 @@ def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
     """
     split: Any = cell.split
 
-    def net(params: Params, x: Array, carry: Carry) -> dict[str, Array]:
-        return net_of(split.inputs(params, x), split.states(params, carry))
-
-    x = jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
-    shapes = jax.eval_shape(net, params, x, laid.first).values()
+    net = functools.partial(_net, split)
+    shapes = jax.eval_shape(net, params, _one(laid.xs), laid.first).values()
     size = len(laid.xs) * sum(a.size * a.dtype.itemsize for a in shapes)
     weights = sum(a.size for a in jax.tree.leaves(params)) / sum(a.shape[-1] for a in shapes)
     return size <= (MOST_NARROW if weights < WIDE else MOST_WIDE)
@@ -85,8 +82,9 @@ def _run(
     split: Any = cell.split
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
-        net = net_of(split.inputs(params, x), split.states(params, carry))
-        new, output = split.merge(split.extra(params), carry, net)
+        net = _net(split, params, x, carry)
+        merged = split.merge(split.extra(params), carry, net)
+        new, output = split.after(params, merged) if split.after else merged
         return new, (output, net)
 
     telling = dataclasses.replace(cell, step=step)
@@ -125,34 +123,47 @@ def _tangents(
         # One long batch: a product whose transpose sums over one dimension is faster than over two.
         leading = x.shape[: x.ndim - len(cell.input_shape)]
         flat = functools.partial(jax.tree.map, lambda a: a.reshape(-1, *a.shape[len(leading) :]))
+        back = functools.partial(jax.tree.map, lambda a: a.reshape(*leading, *a.shape[1:]))
 
         def net(params: Params, x: Array) -> dict[str, Array]:
-            found = net_of(split.inputs(params, x), split.states(params, flat(carry)))
-            return jax.tree.map(lambda a: a.reshape(*leading, *a.shape[1:]), found)
+            return back(net_of(split.inputs(params, x), split.states(params, flat(carry))))
 
         if moves:
             dx = _shown(now, given["dx"])
             at, dnet = jax.jvp(net, (params, flat(x)), (dparams, flat(dx)))
         else:
             at, dnet = jax.jvp(lambda params: net(params, flat(x)), (params,), (dparams,))
-        at, more = given.get("net", at), None
+        at, more, last = given.get("net", at), None, None
         if jax.tree.leaves(extra):
             merge = lambda p: split.merge(split.extra(p), carry, at)  # noqa: E731
             more = jax.jvp(merge, (params,), (dparams,))[1]
+        if split.after:
+            merged = flat(split.merge(extra, carry, at))
+            last = jax.jvp(lambda p: back(split.after(p, merged)), (params,), (dparams,))[1]
 
         def linear(*at: Any) -> Any:
             return folded(jax.linearize(functools.partial(split.merge, extra), *at)[1], *at)
 
-        return now | {"x": (jax.vmap(linear)(carry, at), dnet, more)}
+        return now | {"x": (jax.vmap(linear)(carry, at), dnet, more, last)}
 
-    states = jax.linearize(functools.partial(split.states, params), laid.first)[1]
-    passed = folded(states, laid.first)
+    def product(part: Any, like: Any) -> Any:
+        return folded(jax.linearize(functools.partial(part, params), like)[1], like)
+
+    passed = product(split.states, laid.first)
+    if split.after:
+        net = jax.eval_shape(functools.partial(_net, split), params, _one(laid.xs), laid.first)
+        merged = jax.eval_shape(split.merge, extra, laid.first, net)
+        after = product(split.after, jax.tree.map(jnp.zeros_like, merged))
 
     def step(dcarry: Carry, now: Any) -> tuple[Carry, Any]:
-        linear, dnet, more = now
+        linear, dnet, more, last = now
         dnet = net_of(dnet, passed(dcarry))
         found = linear(dcarry, dnet)
-        new, output = found if more is None else jax.tree.map(jnp.add, found, more)
+        if more is not None:
+            found = jax.tree.map(jnp.add, found, more)
+        if last is not None:
+            found = jax.tree.map(jnp.add, after(found), last)
+        new, output = found
         return new, (output, dnet if tell else None)
 
     (doutputs, dnets), dfinal, dcarries = scan_over(
@@ -172,6 +183,14 @@ def _tangents(
 
 
 _run.defjvp(_tangents, symbolic_zeros=True)
+
+
+def _net(split: Any, params: Params, x: Array, carry: Carry) -> dict[str, Array]:
+    return net_of(split.inputs(params, x), split.states(params, carry))
+
+
+def _one(xs: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
 
 
 def _zero(leaf: Any) -> Any:
