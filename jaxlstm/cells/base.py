@@ -97,8 +97,8 @@ class Split(NamedTuple):
         merge: `merge(extra, carry, net) -> (carry, output)`: the rest, elementwise.
         extra: `extra(params)`: the parameters that `merge` sees, such as peepholes; none by
             default.
-        after: `after(params, (carry, output)) -> (carry, output)`: what the step makes of the result
-            with a product, such as a projection; it must be affine in it. None for nothing.
+        after: `after(params, (carry, output)) -> (carry, output)`: what the step makes of that with
+            a product, such as a projection; it must be affine in it. None for nothing.
     """
 
     inputs: Callable[[Params, Array], dict[str, Array]]

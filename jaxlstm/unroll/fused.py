@@ -149,7 +149,7 @@ def _tangents(
     def product(part: Any, like: Any) -> Any:
         return folded(jax.linearize(functools.partial(part, params), like)[1], like)
 
-    passed = product(split.states, laid.first)
+    passed, after = product(split.states, laid.first), None
     if split.after:
         net = jax.eval_shape(functools.partial(_net, split), params, _one(laid.xs), laid.first)
         merged = jax.eval_shape(split.merge, extra, laid.first, net)
@@ -161,7 +161,7 @@ def _tangents(
         found = linear(dcarry, dnet)
         if more is not None:
             found = jax.tree.map(jnp.add, found, more)
-        if last is not None:
+        if after is not None:
             found = jax.tree.map(jnp.add, after(found), last)
         new, output = found
         return new, (output, dnet if tell else None)
