@@ -8,7 +8,7 @@ from cells_table import random_inputs, random_params
 
 import jaxlstm as jl
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "compile_fast")
 LSTM = jl.lstm(input_size=3, hidden_size=3)
 T, B = 6, 2
 STOCHASTIC = {

@@ -13,6 +13,8 @@ import jaxlstm as jl
 from jaxlstm import cli, config, training
 from jaxlstm.training import checkpoints
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 CONFIGS = {

@@ -9,6 +9,8 @@ from cells_table import random_inputs, random_params
 
 import jaxlstm as jl
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 T, B = 7, 3
 LSTM = jl.lstm(input_size=3, hidden_size=4)
 RNN = jl.rnn(input_size=3, hidden_size=4)

@@ -13,6 +13,8 @@ from jaxlstm.errors import UserError
 from jaxlstm.reproductions import checks
 from jaxlstm.training import model
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("configs/reproductions/*.toml"))
 

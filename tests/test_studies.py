@@ -17,6 +17,8 @@ from jaxlstm.progress import Bar
 from jaxlstm.studies import trials
 from jaxlstm.studies.findings import Prediction, slope
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 
 def measured(folder, name, small):
     """Run a study of a config with smaller sizes."""

@@ -22,6 +22,8 @@ from jaxlstm.config import (
 )
 from jaxlstm.tasks import Batch, Goal, build, digits
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 SERIES = "1,2,3,4:0.5,0.25,0,-1:a\n0,1:1,0:b\n-2,2,1:3,1,3:a\n"
 
 

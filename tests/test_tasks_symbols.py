@@ -12,6 +12,8 @@ from jaxlstm import config, runs, training
 from jaxlstm.config import Counting, DelayedXOR, Reber
 from jaxlstm.tasks import build
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 # -- Reber
 
 SYMBOLS = "BTPSXVE"

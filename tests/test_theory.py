@@ -10,6 +10,8 @@ from scipy import integrate, special
 import jaxlstm as jl
 from jaxlstm.gradients import theory
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 
 def gaussian_mean(function):
     density = lambda z: math.exp(-z * z / 2) / math.sqrt(2 * math.pi)  # noqa: E731

@@ -11,6 +11,8 @@ import jaxlstm as jl
 from jaxlstm import config, report, runs, training
 from jaxlstm.training import gradients
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 
 def experiment(**changes) -> config.Experiment:
     given = {

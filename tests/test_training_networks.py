@@ -11,6 +11,8 @@ from jaxlstm.config import GRU, LSTM, LSTM1997, RNN
 from jaxlstm.errors import UserError
 from jaxlstm.training import model, objective, optimizers, step
 
+pytestmark = pytest.mark.usefixtures("compile_fast")
+
 
 def built(spec, *, input_size=3, output_size=2, every_step=True):
     network = model.build(
