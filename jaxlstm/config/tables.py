@@ -60,11 +60,10 @@ def elsewhere(path: Any, place: str) -> dict[str, Any]:
     """The keys of another config file, from which an arm or a sweep begins."""
     if not isinstance(path, str):
         raise UserError(f"{place}: expected the path of a config file, got {path!r}")
-    text = read(Path(path))
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise UserError(f"{place}: expected TOML in '{path}': {one_line(error)}") from None
+        return parse(read(Path(path)), path)
+    except UserError as error:
+        raise UserError(one_line(f"{place}: {error}")) from None
 
 
 def merge(data: dict[str, Any], changes: dict[str, Any]) -> None:
