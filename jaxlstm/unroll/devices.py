@@ -41,10 +41,11 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     draws noise at every step (the shares would draw the same). Where rows do not go up in devices,
     the last row is repeated to fill up.
 
-    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.2 to 1.6 times
-    as fast as one device for gradients. With 512 units, whose kernels outgrow a core's cache, one
-    device was up to 1.4 times as fast, because all cores share its products; and one device alone
-    of several computes with one core (`experiments/speed`).
+    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.4 to 1.9 times
+    as fast as one device for gradients. With 512 units, whose kernels outgrow a core's cache, it
+    was as fast as one device, and .7 to .9 times as fast forward, because all cores share the
+    products of one device; and one device alone of several computes with one core
+    (`experiments/speed`).
 
     Args:
         devices: how many; all if None.
