@@ -69,9 +69,9 @@ def programs(case, params):
     def recurrent(u):
         return lax.scan(lambda s, _: (0.5 * (s @ u)[:, :h], s), states[:b], None, length=t)
 
-    def backward(u):
+    def backward(turned):
         def step(dz, _):
-            dh = dz @ u.T
+            dh = dz @ turned
             return jnp.concatenate([dh] * 4, axis=1) * 0.1, dh
 
         return lax.scan(step, z[0], None, length=t)
@@ -99,7 +99,7 @@ def programs(case, params):
         "gradient": (gradient("auto"), params, inputs),
         "alone": (gradient("fused"), params, inputs),
         "recurrent": (recurrent, u),
-        "backward": (backward, u),
+        "backward": (backward, jnp.array(u.T)),
         "gates": (only_gates, z),
         "inputs": (lambda x: x @ w, x),
         "again": (lambda states: states @ u, states),

@@ -130,7 +130,7 @@ class _Plan:
             a, b = (value.coefficient for value in linear)
             return [_Scaled(linear[0].slot, SUMS[kind](a, b))]
         if kind == "dot_general":
-            call, operands = _turned(call, equation.params, operands)
+            call, operands = _turned(call, operands, bound["dimension_numbers"])
         results = tuple(self.slot() for _ in equation.outvars)
         named = tuple(self.settled(value) for value in operands)
         self.lines.append(_Line(call, named, results))
@@ -138,7 +138,7 @@ class _Plan:
 
 
 def _turned(
-    call: Callable[..., Any], params: dict[str, Any], operands: list[Any]
+    call: Callable[..., Any], operands: list[Any], dimensions: Any
 ) -> tuple[Callable[..., Any], list[Any]]:
     """Multiply by a known matrix that is stored the other way round.
 
@@ -146,13 +146,10 @@ def _turned(
     to 1.7 times as fast on a CPU. XLA does not see to it by itself: it turns the matrix back.
     """
     vector, matrix = operands
-    ((one, two), batch) = params["dimension_numbers"]
+    (one, two), batch = dimensions
     if isinstance(matrix, _Scaled) or matrix.ndim != 2 or tuple(two) != (0,) or any(batch):
         return call, operands
-    turned = (((one, (1,)), batch),)
-    others = {name: value for name, value in params.items() if name != "dimension_numbers"}
-    call = functools.partial(jax.lax.dot_general_p.bind, dimension_numbers=turned[0], **others)
-    return call, [vector, matrix.T]
+    return functools.partial(call, dimension_numbers=((one, (1,)), batch)), [vector, matrix.T]
 
 
 def _replay(

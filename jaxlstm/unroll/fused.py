@@ -63,10 +63,7 @@ def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
     inputs and units. Up to 16 MB it stays in memory that a process has already; beyond, fresh pages
     cost more than the product where it is short.
     """
-    split: Any = cell.split
-
-    net = functools.partial(_net, split)
-    shapes = jax.eval_shape(net, params, _one(laid.xs), laid.first).values()
+    shapes = _shapes(cell.split, params, laid).values()
     size = len(laid.xs) * sum(a.size * a.dtype.itemsize for a in shapes)
     weights = sum(a.size for a in jax.tree.leaves(params)) / sum(a.shape[-1] for a in shapes)
     return size <= (MOST_NARROW if weights < WIDE else MOST_WIDE)
@@ -126,7 +123,7 @@ def _tangents(
         back = functools.partial(jax.tree.map, lambda a: a.reshape(*leading, *a.shape[1:]))
 
         def net(params: Params, x: Array) -> dict[str, Array]:
-            return back(net_of(split.inputs(params, x), split.states(params, flat(carry))))
+            return back(_net(split, params, x, flat(carry)))
 
         if moves:
             dx = _shown(now, given["dx"])
@@ -151,8 +148,7 @@ def _tangents(
 
     passed, after = product(split.states, laid.first), None
     if split.after:
-        net = jax.eval_shape(functools.partial(_net, split), params, _one(laid.xs), laid.first)
-        merged = jax.eval_shape(split.merge, extra, laid.first, net)
+        merged = jax.eval_shape(split.merge, extra, laid.first, _shapes(split, params, laid))
         after = product(split.after, jax.tree.map(jnp.zeros_like, merged))
 
     def step(dcarry: Carry, now: Any) -> tuple[Carry, Any]:
@@ -189,8 +185,10 @@ def _net(split: Any, params: Params, x: Array, carry: Carry) -> dict[str, Array]
     return net_of(split.inputs(params, x), split.states(params, carry))
 
 
-def _one(xs: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype)
+def _shapes(split: Any, params: Params, laid: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of what `merge` is given at one step."""
+    x = jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
+    return jax.eval_shape(functools.partial(_net, split), params, x, laid.first)
 
 
 def _zero(leaf: Any) -> Any:
