@@ -90,6 +90,39 @@ def test_the_devices_do_not_wait_for_each_other_within_the_scan(backend):
         assert word not in before
 
 
+WIDE = {
+    "lstm": (jl.lstm(input_size=5, hidden_size=6), 5 + 6),
+    "one feature": (jl.lstm(input_size=1, hidden_size=6), 1 + 6),
+    "relu": (jl.rnn(input_size=5, hidden_size=6, activation="relu"), 2 + 2),
+    "gru": (jl.gru(input_size=5, hidden_size=6), 4 + 5),
+    "variants": (
+        jl.lstmp(input_size=5, hidden_size=6, projection_size=3, peepholes=True, dtype="float32"),
+        5 + 3 + 1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_large_products_of_a_share_come_in_parts(name, monkeypatch):
+    """So that XLA does not divide them among threads that the devices share."""
+    cell, products = WIDE[name]
+    monkeypatch.setattr(sys.modules["jaxlstm.unroll.devices"], "PRODUCT", 100)
+    params, inputs, options = case(cell, 8)
+
+    def run(inputs):  # one of a new shape: not one that has been compiled
+        return jl.unroll(cell, params, inputs, backend="auto", **options).outputs
+
+    alone = run(inputs)
+    with jl.spread():
+        text = str(jax.make_jaxpr(run)(inputs))
+        np.testing.assert_allclose(run(inputs), alone, rtol=1e-5, atol=1e-6)
+        assert is_spread(run(inputs))
+    assert not is_spread(alone)
+    assert text.count("dot_general") == products
+    with jl.spread(1):
+        assert str(jax.make_jaxpr(run)(inputs)).count("dot_general") < products
+
+
 def test_mapped_and_with_a_carry_and_time_major():
     cell = jl.lstm(input_size=3, hidden_size=4)
     params, inputs, _ = case(cell, 6)

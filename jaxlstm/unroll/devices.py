@@ -20,6 +20,8 @@ from jaxlstm.cells.base import Carry, Cell, Params, check_size
 
 AXIS = "data"
 """The mesh axis over which `unroll` spreads a batch."""
+PRODUCT = 1 << 21
+"""Multiplications of one product, from twice as many of which on XLA divides it among threads."""
 
 
 @contextlib.contextmanager
@@ -107,6 +109,22 @@ def ask_for_devices(count: int | None = None) -> None:
     if not said and config.jax_num_cpu_devices < 0:
         with contextlib.suppress(RuntimeError):  # JAX has begun
             jax.config.update("jax_num_cpu_devices", count)
+
+
+def most_at_once() -> int | None:
+    """How large a product of one step may be where every core has a share of the batch.
+
+    XLA divides larger ones among threads that all devices of a CPU share. There they wait for each
+    other at every step, which with 256 units takes as long as the product. None where there are
+    no such shares.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    shared = any(
+        kind == AxisType.Manual and size > 1
+        for kind, size in zip(mesh.axis_types, mesh.axis_sizes, strict=True)
+    )
+    device = mesh.abstract_device
+    return PRODUCT if shared and device and device.device_kind == "cpu" else None
 
 
 def run_spread(

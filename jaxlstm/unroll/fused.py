@@ -22,6 +22,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.cells.base import Carry, Cell, Params, net_of
+from jaxlstm.unroll.devices import most_at_once
 from jaxlstm.unroll.folding import folded
 from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, varying_like
 
@@ -75,7 +76,7 @@ def _run(
 ) -> tuple[tuple[Any, Carry, Carry], dict[str, Array] | None]:
     """What `scan_steps` gives, and what `merge` was given at every step if it is to tell."""
     if not tell:
-        return scan_steps(cell, options, params, laid), None
+        return scan_steps(_parted(cell, params, laid), options, params, laid), None
     split: Any = cell.split
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
@@ -87,6 +88,16 @@ def _run(
     telling = dataclasses.replace(cell, step=step)
     (outputs, nets), final, carries = scan_steps(telling, options, params, laid)
     return (outputs, final, carries), nets
+
+
+def _parted(cell: Cell, params: Params, laid: Any) -> Cell:
+    """The cell, each large product of its step in parts where the cores have shares of a batch."""
+    most = most_at_once()
+    if most is None:
+        return cell
+    step = functools.partial(cell.step, params)
+    parted = folded(step, laid.first, _one_input(laid), most=most, turn=False)
+    return dataclasses.replace(cell, step=lambda _, carry, x: parted(carry, x))
 
 
 def _tangents(
@@ -187,8 +198,11 @@ def _net(split: Any, params: Params, x: Array, carry: Carry) -> dict[str, Array]
 
 def _shapes(split: Any, params: Params, laid: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Of what `merge` is given at one step."""
-    x = jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
-    return jax.eval_shape(functools.partial(_net, split), params, x, laid.first)
+    return jax.eval_shape(functools.partial(_net, split), params, _one_input(laid), laid.first)
+
+
+def _one_input(laid: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
 
 
 def _zero(leaf: Any) -> Any:
