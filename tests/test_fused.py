@@ -107,7 +107,7 @@ def test_the_values_are_the_bits_of_the_scan(name, dtype):
         np.testing.assert_allclose(b, a, atol=close * float(jnp.max(jnp.abs(a))))
 
 
-@pytest.mark.parametrize("length", [0, 1, 20, 21])
+@pytest.mark.parametrize("length", [0, 1, 20, 41])
 def test_any_length_mapped_and_in_both_directions(length):
     layer = jl.bidirectional(CELLS[0], CELLS[3])
     params = layer.init(jax.random.key(0))

@@ -6,6 +6,7 @@ the scan of its own rows, and nothing is exchanged before the gradients of the w
 """
 
 import contextlib
+import dataclasses
 import functools
 import os
 import warnings
@@ -21,7 +22,11 @@ from jaxlstm.cells.base import Carry, Cell, Params, check_size
 AXIS = "data"
 """The mesh axis over which `unroll` spreads a batch."""
 PRODUCT = 1 << 21
-"""Multiplications of one product, from twice as many of which on XLA divides it among threads."""
+"""Multiplications of one product of a step on a CPU, where each core has a share of a batch.
+
+XLA divides larger ones among threads that all devices of a CPU share. There they wait for each
+other at every step, which with 256 units takes as long as the product.
+"""
 
 
 @contextlib.contextmanager
@@ -111,22 +116,6 @@ def ask_for_devices(count: int | None = None) -> None:
             jax.config.update("jax_num_cpu_devices", count)
 
 
-def most_at_once() -> int | None:
-    """How large a product of one step may be where every core has a share of the batch.
-
-    XLA divides larger ones among threads that all devices of a CPU share. There they wait for each
-    other at every step, which with 256 units takes as long as the product. None where there are
-    no such shares.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    shared = any(
-        kind == AxisType.Manual and size > 1
-        for kind, size in zip(mesh.axis_types, mesh.axis_sizes, strict=True)
-    )
-    device = mesh.abstract_device
-    return PRODUCT if shared and device and device.device_kind == "cpu" else None
-
-
 def run_spread(
     engine: Callable[..., Any], cell: Cell, options: Any, params: Params, laid: Any
 ) -> tuple[Any, Carry, Carry]:
@@ -146,6 +135,9 @@ def run_spread(
         xs=along, valid=along, reset=along, initial=across, first=across, lengths=across
     )
     missing = -rows % count
+    device = mesh.abstract_device
+    if device is not None and device.device_kind == "cpu":
+        options = dataclasses.replace(options, most=PRODUCT)
 
     def each(change: Callable[..., Any], parts: Any, places: Any) -> list[Any]:
         """Change every array of some parts at the dimension that is spread."""

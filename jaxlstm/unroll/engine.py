@@ -41,7 +41,10 @@ BACKENDS = tuple(ENGINES)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of `unroll` that are fixed when it is compiled."""
+    """The options of `unroll` that are fixed when it is compiled.
+
+    With `most` the fused backend makes larger products of a step, by multiplications, in parts.
+    """
 
     reverse: bool
     time_axis: int
@@ -52,6 +55,7 @@ class Options:
     chunk: int | None
     unroll: int
     backend: str | Newton
+    most: int | None = None
 
 
 class Laid(NamedTuple):

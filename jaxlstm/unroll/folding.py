@@ -23,18 +23,19 @@ ONE = 1.0
 
 
 def folded(
-    function: Callable[..., Any], *like: Any, most: int | None = None, turn: bool = True
+    function: Callable[..., Any], *like: Any, linear: bool = True, most: int | None = None
 ) -> Callable[..., Any]:
     """Do beforehand all that does not wait for the arguments: multiply what is known together.
 
     Args:
         function: a function that closes over what is known, such as one from `jax.linearize`.
         like: what it takes, or the shapes.
+        linear: whether it will be transposed. Then known matrices are stored the other way round:
+            the transpose, dz Uᵀ, becomes the plain product of two matrices that lie row by row,
+            which is up to 1.7 times as fast on a CPU. XLA does not see to it by itself: it turns
+            the matrix back. A bias is made as large as a batch beforehand.
         most: a product of more multiplications with a known matrix becomes several, each with some
             of its columns; None for no bound.
-        turn: store known matrices the other way round. Then the transpose of a linear function,
-            dz Uᵀ, is the plain product of two matrices that lie row by row, which is up to 1.7
-            times as fast on a CPU. XLA does not see to it by itself: it turns the matrix back.
 
     Returns:
         The same function up to rounding, as a pytree of the arrays that are known.
@@ -48,7 +49,7 @@ def folded(
         (True, 1)
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*like)
-    plan = _Plan(most, turn)
+    plan = _Plan(linear, most)
     given = [_Scaled(plan.slot()) for _ in closed.jaxpr.invars]
     found = plan.follow(closed.jaxpr, closed.consts, given)
     ends = tuple(plan.settled(value) for value in found)
@@ -86,8 +87,8 @@ class _Scaled:
 class _Plan:
     """The program while it is written."""
 
-    def __init__(self, most: int | None, turn: bool) -> None:
-        self.most, self.turn = most, turn
+    def __init__(self, linear: bool, most: int | None) -> None:
+        self.linear, self.most = linear, most
         self.lines: list[_Line] = []
         self.known: list[Array] = []
         self._slots = 0
@@ -130,7 +131,8 @@ class _Plan:
         bound = equation.primitive.get_bind_params(equation.params)
         call = functools.partial(equation.primitive.bind, **bound)
         waiting = [value for value in operands if isinstance(value, _Scaled)]
-        if not waiting:
+        grows = kind == "broadcast_in_dim" and not self.linear
+        if not waiting and not grows:
             return _listed(call(*operands))
         if kind == "mul" and len(waiting) == 1:
             (by,) = (value for value in operands if not isinstance(value, _Scaled))
@@ -156,7 +158,7 @@ class _Plan:
         """Multiply by a known matrix, whole or in parts, as it lies or the other way round."""
         count = 1 if self.most is None else min(-(-size // self.most), matrix.shape[1])
         parts = jnp.array_split(matrix, count, axis=1)
-        if self.turn:
+        if self.linear:
             parts = [part.T for part in parts]
             call = functools.partial(call, dimension_numbers=((one, (1,)), ((), ())))
         slots = [self.slot() for _ in parts]

@@ -22,7 +22,6 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.cells.base import Carry, Cell, Params, net_of
-from jaxlstm.unroll.devices import most_at_once
 from jaxlstm.unroll.folding import folded
 from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, varying_like
 
@@ -76,7 +75,7 @@ def _run(
 ) -> tuple[tuple[Any, Carry, Carry], dict[str, Array] | None]:
     """What `scan_steps` gives, and what `merge` was given at every step if it is to tell."""
     if not tell:
-        return scan_steps(_parted(cell, params, laid), options, params, laid), None
+        return scan_steps(_parted(cell, options, params, laid), options, params, laid), None
     split: Any = cell.split
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
@@ -90,13 +89,12 @@ def _run(
     return (outputs, final, carries), nets
 
 
-def _parted(cell: Cell, params: Params, laid: Any) -> Cell:
-    """The cell, each large product of its step in parts where the cores have shares of a batch."""
-    most = most_at_once()
-    if most is None:
+def _parted(cell: Cell, options: Any, params: Params, laid: Any) -> Cell:
+    """The cell, the large products of its step in parts where the options ask for it."""
+    if options.most is None:
         return cell
-    step = functools.partial(cell.step, params)
-    parted = folded(step, laid.first, _one_input(laid), most=most, turn=False)
+    step, x = functools.partial(cell.step, params), _one_input(laid)
+    parted = folded(step, laid.first, x, linear=False, most=options.most)
     return dataclasses.replace(cell, step=lambda _, carry, x: parted(carry, x))
 
 
@@ -116,7 +114,12 @@ def _tangents(
         steps["dx"] = dlaid.xs
     if keep:
         steps["net"] = nets
-    chunk, reverse = _chunk(len(laid.xs)), options.reverse
+    reverse, length = options.reverse, len(laid.xs)
+    chunk = _chunk(length)
+    missing = -length % chunk
+    # Steps that nobody asks for, behind the last: a shorter chunk would be a second program.
+    fill = functools.partial(_fill, missing=missing, reverse=reverse)
+    steps, after, valid, reset = jax.tree.map(fill, (steps, carries, laid.valid, laid.reset))
     enter = functools.partial(_entries, chunk=chunk, reverse=reverse)
 
     def prepare(now: Steps, entry: Carry) -> Steps:
@@ -157,10 +160,10 @@ def _tangents(
     def product(part: Any, like: Any) -> Any:
         return folded(jax.linearize(functools.partial(part, params), like)[1], like)
 
-    passed, after = product(split.states, laid.first), None
+    passed, project = product(split.states, laid.first), None
     if split.after:
         merged = jax.eval_shape(split.merge, extra, laid.first, _shapes(split, params, laid))
-        after = product(split.after, jax.tree.map(jnp.zeros_like, merged))
+        project = product(split.after, jax.tree.map(jnp.zeros_like, merged))
 
     def step(dcarry: Carry, now: Any) -> tuple[Carry, Any]:
         linear, dnet, more, last = now
@@ -168,20 +171,24 @@ def _tangents(
         found = linear(dcarry, dnet)
         if more is not None:
             found = jax.tree.map(jnp.add, found, more)
-        if after is not None:
-            found = jax.tree.map(jnp.add, after(found), last)
+        if project is not None:
+            found = jax.tree.map(jnp.add, project(found), last)
         new, output = found
         return new, (output, dnet if tell else None)
 
     (doutputs, dnets), dfinal, dcarries = scan_over(
         step,
         dataclasses.replace(wide, chunk=chunk),
-        laid._replace(xs=steps, first=dfirst, initial=dinitial),
+        laid._replace(xs=steps, valid=valid, reset=reset, first=dfirst, initial=dinitial),
         like=(params, dparams),
         prepare=prepare,
-        entries=jax.tree.map(enter, laid.first, carries),
+        entries=jax.tree.map(enter, laid.first, after),
         cut=jnp.zeros_like,
     )
+    if missing:
+        real = slice(missing, None) if reverse else slice(length)
+        doutputs, dcarries, dnets = jax.tree.map(lambda a: a[real], (doutputs, dcarries, dnets))
+        dfinal = jax.tree.map(lambda a: a[0 if reverse else -1], dcarries)
     if not options.return_carries:
         carries = dcarries = None
     if not tell:
@@ -218,9 +225,16 @@ def _shown(steps: Steps, x: Array) -> Array:
 
 
 def _chunk(length: int) -> int:
-    """About 20 steps, if possible so many that the chunks go up in the length."""
-    nearest = sorted(range(CHUNK // 2, 2 * CHUNK), key=lambda n: abs(n - CHUNK))
-    return next((n for n in nearest if length and length % n == 0), CHUNK)
+    """About 20 steps, so many that the chunks go up in the length, or nearly."""
+    if length <= CHUNK:
+        return max(length, 1)
+    return min(range(CHUNK // 2, 2 * CHUNK), key=lambda n: (-length % n, abs(n - CHUNK)))
+
+
+def _fill(a: Array, *, missing: int, reverse: bool) -> Array:
+    """Add steps where the travel ends."""
+    widths = [(missing, 0) if reverse else (0, missing)] + [(0, 0)] * (a.ndim - 1)
+    return jnp.pad(a, widths) if missing else a
 
 
 def _entries(first: Array, after: Array, *, chunk: int, reverse: bool) -> Array:
