@@ -48,11 +48,12 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     draws noise at every step (the shares would draw the same). Where rows do not go up in devices,
     the last row is repeated to fill up.
 
-    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.4 to 1.9 times
-    as fast as one device for gradients. With 512 units, whose kernels outgrow a core's cache, it
-    was as fast as one device, and .7 to .9 times as fast forward, because all cores share the
-    products of one device; and one device alone of several computes with one core
-    (`experiments/speed`).
+    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.4 to 2.1 times
+    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.07 times
+    as fast forward and .97 times for gradients (`experiments/speed`); and one device alone of
+    several computes with one core. Calls of a few milliseconds, one after the other, may find both
+    shares on one core: the kernel wakes threads so, and moves them only later. Put several steps
+    of a training into one call.
 
     Args:
         devices: how many; all if None.
