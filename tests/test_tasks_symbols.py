@@ -113,9 +113,9 @@ def test_reber_draws_from_the_training_set():
     assert np.all(np.abs(np.array(counts) - 100) < 5 * math.sqrt(100))
 
 
-@pytest.mark.parametrize("over_steps", ["sum", "mean"])
-def test_reber_scores_against_numpy(over_steps):
-    task = build(Reber(strings=30, over_steps=over_steps))
+@pytest.mark.parametrize(("over_steps", "targets"), [("sum", "next"), ("mean", "legal")])
+def test_reber_scores_against_numpy(over_steps, targets):
+    task = build(Reber(strings=30, over_steps=over_steps, targets=targets))
     batch = task.evaluation["all"]
     known = read(batch)
     steps = batch.inputs.shape[1]
@@ -126,8 +126,9 @@ def test_reber_scores_against_numpy(over_steps):
     losses, wrong, wrong_steps, squares = [], [], [], []
     for row, (string, legal) in enumerate(known):
         active = 1 / (1 + np.exp(-logits[row, : len(legal)].astype(float)))
-        came = np.array([[symbol == s for s in SYMBOLS] for symbol in string[1:]])
-        each = ((active - came) ** 2).sum(1)
+        aims = string[1:] if targets == "next" else legal
+        aimed = np.array([[s in each for s in SYMBOLS] for each in aims])
+        each = ((active - aimed) ** 2).sum(1)
         losses.append((each.sum() if over_steps == "sum" else each.mean()) / 2)
         squares.append(each.mean())
         bad = [

@@ -83,6 +83,7 @@ class Reber(Kind, frozen=True, tag="reber"):
         data_seed: the seed of both sets.
         disjoint: whether no string of the training set is in the test set.
         distinct: whether no string is in a set twice.
+        targets: the symbol that comes "next", or all "legal" ones, those that may come.
         over_steps: the loss of a string is the "sum" over its steps, or their "mean".
     """
 
@@ -90,6 +91,7 @@ class Reber(Kind, frozen=True, tag="reber"):
     data_seed: Seed = 0
     disjoint: bool = True
     distinct: bool = False
+    targets: Literal["next", "legal"] = "next"
     over_steps: Literal["sum", "mean"] = "sum"
 
 

@@ -14,7 +14,8 @@ algorithm", 1989; Fahlman, "The recurrent cascade-correlation architecture", 199
 Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997.
 
 The network reads all symbols but the last, and after each tells the next by seven logistic units
-y = σ(z), whose targets t are 1 for the symbol that came and 0 for the others. The loss of a string
+y = σ(z), whose targets t are 1 for the symbol that came, or for each that might have come
+(`targets`), and 0 for the others. The loss of a string
 is Σ ½ (y − t)² over units and steps (or the mean over steps, `over_steps`; the paper does not say
 which). Each update draws strings from a fixed training set, evenly. A string is `wrong` when at any
 step some symbol that may not come is at least as active as one that may. `wrong_steps` is the share
@@ -55,7 +56,7 @@ def build(config: "Reber") -> Task:
     """Build the task from a training set and a test set.
 
     Args:
-        config: `strings`, `data_seed`, `disjoint`, `distinct`, `over_steps`.
+        config: `strings`, `data_seed`, `disjoint`, `distinct`, `targets`, `over_steps`.
 
     Returns:
         A task with inputs `[B, T]` int32 of 7 symbols, `lengths` `[B]`, seven outputs for each
@@ -90,7 +91,7 @@ def build(config: "Reber") -> Task:
         data=sets["train"],
         sample=sample,
         evaluation={"all": both, **sets},
-        loss=functools.partial(loss, over_steps=config.over_steps),
+        loss=functools.partial(loss, aim=config.targets, over_steps=config.over_steps),
         goal=Goal("all", "wrong", below=0.5 / (2 * config.strings)),
         baselines={"short-memory wrong": 0.5},
     )
@@ -153,7 +154,9 @@ def encode(strings: list[str], steps: int) -> Batch:
     return Batch(*map(jnp.asarray, (*inputs, lengths)))
 
 
-def loss(outputs: Array, batch: Batch, over_steps: str = "sum") -> tuple[Array, dict[str, Array]]:
+def loss(
+    outputs: Array, batch: Batch, aim: str = "next", over_steps: str = "sum"
+) -> tuple[Array, dict[str, Array]]:
     """Half the squared error of logistic units, from `[B, T, 7]` before σ; the metrics above."""
     logits, lengths = at_least_float32(outputs), batch.lengths
     if lengths is None:
@@ -162,7 +165,8 @@ def loss(outputs: Array, batch: Batch, over_steps: str = "sum") -> tuple[Array, 
     legal = (batch.targets[..., None] >> (3 + units)[None, None]) & 1 == 1
     came = jax.nn.one_hot(batch.targets & 7, len(SYMBOLS), dtype=logits.dtype)
     valid = jnp.arange(logits.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
-    squares = jnp.sum(jnp.square(jax.nn.sigmoid(logits) - came), axis=-1)
+    aims = came if aim == "next" else legal.astype(logits.dtype)
+    squares = jnp.sum(jnp.square(jax.nn.sigmoid(logits) - aims), axis=-1)
     squares = jnp.sum(jnp.where(valid, squares, 0), axis=1)
     count = lengths.astype(logits.dtype)
     least = jnp.min(jnp.where(legal, logits, jnp.inf), axis=-1)
