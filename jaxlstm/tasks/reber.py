@@ -15,11 +15,11 @@ Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997.
 
 The network reads all symbols but the last, and after each tells the next by seven logistic units
 y = σ(z), whose targets t are 1 for the symbol that came, or for each that might have come
-(`targets`), and 0 for the others. The loss of a string
-is Σ ½ (y − t)² over units and steps (or the mean over steps, `over_steps`; the paper does not say
-which). Each update draws strings from a fixed training set, evenly. A string is `wrong` when at any
-step some symbol that may not come is at least as active as one that may. `wrong_steps` is the share
-of a string's steps at which that is so, `squared_error` the mean over its steps of Σ (y − t)².
+(`targets`), and 0 for the others. The loss of a string is Σ ½ (y − t)² over units and steps (or the
+mean over steps, `over_steps`; the paper does not say which). Each update draws strings from a fixed
+training set, evenly. A string is `wrong` when at any step some symbol that may not come is at least
+as active as one that may. `wrong_steps` is the share of a string's steps at which that is so,
+`squared_error` the mean over its steps of Σ (y − t)².
 
 Both sets are drawn at random from `data_seed`; as in 1997 a test string that is in the training set
 is drawn again (`disjoint`), while a set may hold a string twice unless `distinct`. Solved: no

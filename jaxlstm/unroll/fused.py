@@ -119,7 +119,7 @@ def _tangents(
     missing = -length % chunk
     # Steps that nobody asks for, behind the last: a shorter chunk would be a second program.
     fill = functools.partial(_fill, missing=missing, reverse=reverse)
-    steps, after, valid, reset = jax.tree.map(fill, (steps, carries, laid.valid, laid.reset))
+    steps, valid, reset = jax.tree.map(fill, (steps, laid.valid, laid.reset))
     enter = functools.partial(_entries, chunk=chunk, reverse=reverse)
 
     def prepare(now: Steps, entry: Carry) -> Steps:
@@ -182,7 +182,7 @@ def _tangents(
         laid._replace(xs=steps, valid=valid, reset=reset, first=dfirst, initial=dinitial),
         like=(params, dparams),
         prepare=prepare,
-        entries=jax.tree.map(enter, laid.first, after),
+        entries=jax.tree.map(enter, laid.first, steps["after"]),
         cut=jnp.zeros_like,
     )
     if missing:
