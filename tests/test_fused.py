@@ -107,6 +107,28 @@ def test_the_values_are_the_bits_of_the_scan(name, dtype):
         np.testing.assert_allclose(b, a, atol=close * float(jnp.max(jnp.abs(a))))
 
 
+@pytest.mark.parametrize("batch_shape", [(1,), (1, 1), (1, 2), (0,)])
+def test_one_row_is_a_sequence_without_a_batch(batch_shape):
+    cell, lengths = CELLS[0], jnp.full(batch_shape, 5)
+    params = cell.init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (*batch_shape, 7, *cell.input_shape))
+
+    def run(params, inputs, backend):
+        found = jl.unroll(
+            cell, params, inputs, lengths=lengths, return_carries=True, backend=backend
+        )
+        return sum(jnp.sum(a**2) for a in jax.tree.leaves(found)), found
+
+    scan, fused = (
+        jax.value_and_grad(run, (0, 1), has_aux=True)(params, inputs, backend)
+        for backend in ("scan", "fused")
+    )
+    jax.tree.map(np.testing.assert_array_equal, fused[0][1], scan[0][1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), fused[1], scan[1])
+    step = str(jax.make_jaxpr(lambda x: run(params, x, "fused")[0])(inputs))
+    assert (":f32[16] = dot_general" in step) == (set(batch_shape) == {1})
+
+
 @pytest.mark.parametrize("length", [0, 1, 20, 41])
 def test_any_length_mapped_and_in_both_directions(length):
     layer = jl.bidirectional(CELLS[0], CELLS[3])
@@ -163,7 +185,7 @@ def test_it_keeps_carries_alone():
 
 def test_auto_keeps_more_while_it_is_little():
     net = 4 * 1_000 * 4 * 32 * 4
-    assert temporary("auto", 1_000) > temporary("fused", 1_000) + 0.9 * net
+    assert temporary("auto", 1_000) > temporary("fused", 1_000) + 0.8 * net
     assert temporary("auto", 10_000) == temporary("fused", 10_000)
 
 

@@ -60,7 +60,7 @@ def derivatives(cell, backend="auto", **options):
     return jax.jit(both)
 
 
-@pytest.mark.parametrize("rows", [8, 5])
+@pytest.mark.parametrize("rows", [8, 5, 1])
 @pytest.mark.parametrize("name", SOME)
 def test_spread_equals_one_device(name, rows):
     cell = SOME[name]
@@ -148,6 +148,18 @@ def test_what_cannot_be_spread_is_left_alone():
         assert is_spread(jl.unroll(cell, params, inputs).outputs)
     with jl.spread(1):
         assert not is_spread(jl.unroll(cell, params, inputs).outputs)
+
+
+def test_a_device_without_rows_does_nothing():
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params, inputs, _ = case(cell, 3)
+
+    def branches(rows):
+        text = str(jax.make_jaxpr(lambda x: jl.unroll(cell, params, x).outputs)(inputs[:rows]))
+        return text.count("cond[")
+
+    with jl.spread():
+        assert [branches(rows) for rows in (1, 2, 3)] == [1, 0, 0]
 
 
 def test_a_mesh_of_ones_own():

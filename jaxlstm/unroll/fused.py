@@ -14,6 +14,7 @@ stays, and what is one product over a chunk here is one in the backward pass.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -23,10 +24,12 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.cells.base import Carry, Cell, Params, net_of
 from jaxlstm.unroll.folding import folded
+from jaxlstm.unroll.rows import batch_of, lone
 from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, varying_like
 
-CHUNK = 20
-"""Steps whose products are one: few enough that what they share stays in a core's cache."""
+ROWS, SHORT, LONG = 320, 10, 100
+"""Rows of the products of a chunk, and the bounds of its steps: few enough that what they share
+stays in a core's cache, and so many that a product outweighs adding it to those before."""
 WIDE = 256
 """Weights for each number that `merge` is given, from which on a product costs more than memory."""
 MOST_NARROW, MOST_WIDE = 1 << 24, 1 << 28
@@ -53,7 +56,11 @@ def fused_steps(
         raise ValueError(f"`backend` 'fused' needs a cell whose step is split, got {cell!r}")
     if options.chunk is not None:
         raise ValueError("`remat` must be 'none' for `backend` 'fused', which keeps carries alone")
-    return _run(cell, options, keep and not options.hold, False, params, laid)[0]
+
+    def engine(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+        return _run(cell, options, keep and not options.hold, False, params, laid)[0]
+
+    return lone(engine, cell, options, params, laid)
 
 
 def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
@@ -115,7 +122,7 @@ def _tangents(
     if keep:
         steps["net"] = nets
     reverse, length = options.reverse, len(laid.xs)
-    chunk = _chunk(length)
+    chunk = _chunk(length, math.prod(batch_of(cell, laid)))
     missing = -length % chunk
     # Steps that nobody asks for, behind the last: a shorter chunk would be a second program.
     fill = functools.partial(_fill, missing=missing, reverse=reverse)
@@ -224,11 +231,12 @@ def _shown(steps: Steps, x: Array) -> Array:
     return choose(steps["valid"], x, jnp.zeros_like(x)) if "valid" in steps else x
 
 
-def _chunk(length: int) -> int:
-    """About 20 steps, so many that the chunks go up in the length, or nearly."""
-    if length <= CHUNK:
+def _chunk(length: int, rows: int) -> int:
+    """Steps with about 320 rows in all, such that the chunks go up in the length, or nearly."""
+    best = min(max(ROWS // max(rows, 1), SHORT), LONG)
+    if length <= best:
         return max(length, 1)
-    return min(range(CHUNK // 2, 2 * CHUNK), key=lambda n: (-length % n, abs(n - CHUNK)))
+    return min(range(best // 2, 2 * best), key=lambda n: (-length % n, abs(n - best)))
 
 
 def _fill(a: Array, *, missing: int, reverse: bool) -> Array:
