@@ -114,18 +114,20 @@ def test_one_row_is_a_sequence_without_a_batch(batch_shape):
     inputs = jax.random.normal(jax.random.key(1), (*batch_shape, 7, *cell.input_shape))
 
     def run(params, inputs, backend):
-        found = jl.unroll(
+        return jl.unroll(
             cell, params, inputs, lengths=lengths, return_carries=True, backend=backend
         )
-        return sum(jnp.sum(a**2) for a in jax.tree.leaves(found)), found
 
-    scan, fused = (
-        jax.value_and_grad(run, (0, 1), has_aux=True)(params, inputs, backend)
-        for backend in ("scan", "fused")
+    def loss(*given):
+        return sum(jnp.sum(a**2) for a in jax.tree.leaves(run(*given)))
+
+    values, gradients = zip(
+        *((f(params, inputs, b) for f in (run, jax.grad(loss, (0, 1)))) for b in ("scan", "fused")),
+        strict=True,
     )
-    jax.tree.map(np.testing.assert_array_equal, fused[0][1], scan[0][1])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), fused[1], scan[1])
-    step = str(jax.make_jaxpr(lambda x: run(params, x, "fused")[0])(inputs))
+    jax.tree.map(np.testing.assert_array_equal, *values)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, 1e-5, 1e-6), *gradients)
+    step = str(jax.make_jaxpr(lambda x: run(params, x, "fused"))(inputs))
     assert (":f32[16] = dot_general" in step) == (set(batch_shape) == {1})
 
 

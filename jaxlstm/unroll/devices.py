@@ -136,11 +136,12 @@ def run_spread(
     specs = type(laid)(
         xs=along, valid=along, reset=along, initial=across, first=across, lengths=across
     )
-    missing = -rows % count
-    share = (rows + missing) // count
     device = mesh.abstract_device
     if device is not None and device.device_kind == "cpu":
         options = dataclasses.replace(options, most=PRODUCT)
+    work = functools.partial(engine, cell, options)
+    share = -(-rows // count)
+    uneven = rows % count
 
     def each(change: Callable[..., Any], parts: Any, places: Any) -> list[Any]:
         """Change every array of some parts at the dimension that is spread."""
@@ -150,34 +151,29 @@ def run_spread(
             for part, axis in zip(parts, axes, strict=True)
         ]
 
-    if missing:
-        laid = type(laid)(*each(functools.partial(_fill, missing=missing), laid, specs))
-
-    work = functools.partial(engine, cell, options)
-
     def some(params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
-        """Let devices that have nothing but repeated rows do nothing."""
+        """Take a share of what each device has; where there is nothing left, do nothing."""
+        begin = jax.lax.axis_index(AXIS) * share
+        rows_of = functools.partial(
+            jnp.take, indices=begin + jnp.arange(share, dtype=begin.dtype), mode="clip"
+        )
+        laid = type(laid)(*each(rows_of, laid, specs))
+        if share * (count - 1) < rows:
+            return work(params, laid)
         shapes = jax.eval_shape(work, params, laid)
         idle = lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)  # noqa: E731
-        busy = jax.lax.axis_index(AXIS) * share < rows
-        return jax.lax.cond(busy, work, idle, params, laid)
+        return jax.lax.cond(begin < rows, work, idle, params, laid)
 
     spread_out = jax.shard_map(
-        work if missing < share else some,
-        in_specs=(PartitionSpec(), specs),
+        some if uneven else work,
+        in_specs=(PartitionSpec(), PartitionSpec() if uneven else specs),
         out_specs=(along, across, along),
         axis_names={AXIS},
         check_vma=False,
     )
     results = spread_out(params, laid)
-    if missing:
+    if uneven:
         take = functools.partial(jax.lax.slice_in_dim, start_index=0, limit_index=rows)
         results = each(take, results, (along, across, along))
     outputs, final, carries = results
     return outputs, final, carries
-
-
-def _fill(a: Any, *, axis: int, missing: int) -> Any:
-    """Repeat the last row, which is as good as any: zeros might not be."""
-    last = jax.lax.slice_in_dim(a, a.shape[axis] - 1, a.shape[axis], axis=axis)
-    return jnp.concatenate([a, *[last] * missing], axis=axis)
