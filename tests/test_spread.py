@@ -112,9 +112,13 @@ def test_large_products_of_a_share_come_in_parts(name, monkeypatch):
     def run(inputs):  # one of a new shape: not one that has been compiled
         return jl.unroll(cell, params, inputs, backend="auto", **options).outputs
 
-    alone = run(inputs)
+    def slope(inputs):
+        return jax.grad(lambda x: jnp.sum(run(x) ** 2))(inputs)
+
+    alone, back = run(inputs), slope(inputs)
     with jl.spread():
         text = str(jax.make_jaxpr(run)(inputs))
+        np.testing.assert_allclose(slope(inputs), back, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(run(inputs), alone, rtol=1e-5, atol=1e-6)
         assert is_spread(run(inputs))
     assert not is_spread(alone)

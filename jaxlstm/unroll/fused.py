@@ -91,7 +91,7 @@ def _run(
         new, output = split.after(params, merged) if split.after else merged
         return new, (output, net)
 
-    telling = dataclasses.replace(cell, step=step)
+    telling = _parted(dataclasses.replace(cell, step=step), options, params, laid)
     (outputs, nets), final, carries = scan_steps(telling, options, params, laid)
     return (outputs, final, carries), nets
 
