@@ -110,7 +110,7 @@ def unroll(
         key: randomness for cells that drop out; without a key nothing is dropped.
         backend: "scan"; "fused", whose values are those of "scan" bit for bit and whose derivatives
             are made of products over 10 to 100 steps at once, from the carries alone, which takes
-            1/4.8 of the memory and .6 to 1 of the time of "scan" for a gradient
+            1/4.8 of the memory and .5 to 1 of the time of "scan" for a gradient
             (`experiments/memory`, `experiments/speed`; `lstm` and `lstmp` without full gate
             recurrence, `gru` that resets after the product, `rnn`, and these in `stack`,
             `residual` and `bidirectional`); "associative", which runs a cell
