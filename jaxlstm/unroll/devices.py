@@ -52,9 +52,9 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.3 to 1.9 times
     as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was .99 times
     as fast forward and 1.03 times for gradients, and with a single row .9 times
-    (`experiments/speed`); and one device alone of several computes with one core. Calls of a few milliseconds, one after the other, may find both
-    shares on one core: the kernel wakes threads so, and moves them only later. Put several steps
-    of a training into one call.
+    (`experiments/speed`); and one device alone of several computes with one core. Calls of a few
+    milliseconds, one after the other, may find both shares on one core: the kernel wakes threads
+    so, and moves them only later. Put several steps of a training into one call.
 
     Args:
         devices: how many; all if None.
