@@ -186,8 +186,8 @@ def test_it_keeps_carries_alone():
 
 
 def test_auto_keeps_more_while_it_is_little():
-    net = 4 * 1_000 * 4 * 32 * 4
-    assert temporary("auto", 1_000) > temporary("fused", 1_000) + 0.8 * net
+    net = 4 * 4_000 * 4 * 32 * 4
+    assert temporary("auto", 4_000) > temporary("fused", 4_000) + 0.9 * net
     assert temporary("auto", 10_000) == temporary("fused", 10_000)
 
 

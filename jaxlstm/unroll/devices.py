@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_size
-from jaxlstm.unroll.rows import batch_of
+from jaxlstm.unroll.rows import PLACES, RESULTS, Engine, Laid, all_have, along, batch_of
 
 AXIS = "data"
 """The mesh axis over which `unroll` spreads a batch."""
@@ -119,11 +119,12 @@ def ask_for_devices(count: int | None = None) -> None:
 
 
 def run_spread(
-    engine: Callable[..., Any], cell: Cell, options: Any, params: Params, laid: Any
+    engine: Engine, cell: Cell, options: Any, params: Params, laid: Any
 ) -> tuple[Any, Carry, Carry]:
     """Run a backend on the shares of a batch where the mesh of the context says so."""
     mesh = jax.sharding.get_abstract_mesh()
-    rows = next(iter(batch_of(cell, laid)), 0)
+    batch_shape = batch_of(cell, laid.xs)
+    rows = batch_shape[0] if batch_shape and all_have(batch_shape, laid) else 0
     automatic = [
         axis
         for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
@@ -132,10 +133,6 @@ def run_spread(
     count = mesh.shape[AXIS] if AXIS in automatic else 1
     if count == 1 or not rows:
         return engine(cell, options, params, laid)
-    along, across = PartitionSpec(None, AXIS), PartitionSpec(AXIS)
-    specs = type(laid)(
-        xs=along, valid=along, reset=along, initial=across, first=across, lengths=across
-    )
     device = mesh.abstract_device
     if device is not None and device.device_kind == "cpu":
         options = dataclasses.replace(options, most=PRODUCT)
@@ -143,21 +140,13 @@ def run_spread(
     share = -(-rows // count)
     uneven = rows % count
 
-    def each(change: Callable[..., Any], parts: Any, places: Any) -> list[Any]:
-        """Change every array of some parts at the dimension that is spread."""
-        axes = [list(place).index(AXIS) for place in places]
-        return [
-            jax.tree.map(functools.partial(change, axis=axis), part)
-            for part, axis in zip(parts, axes, strict=True)
-        ]
-
     def some(params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
         """Take a share of what each device has; where there is nothing left, do nothing."""
         begin = jax.lax.axis_index(AXIS) * share
         rows_of = functools.partial(
             jnp.take, indices=begin + jnp.arange(share, dtype=begin.dtype), mode="clip"
         )
-        laid = type(laid)(*each(rows_of, laid, specs))
+        laid = Laid(*along(rows_of, laid, PLACES))
         if share * (count - 1) < rows:
             return work(params, laid)
         shapes = jax.eval_shape(work, params, laid)
@@ -166,14 +155,19 @@ def run_spread(
 
     spread_out = jax.shard_map(
         some if uneven else work,
-        in_specs=(PartitionSpec(), PartitionSpec() if uneven else specs),
-        out_specs=(along, across, along),
+        in_specs=(PartitionSpec(), PartitionSpec() if uneven else Laid._make(map(_at, PLACES))),
+        out_specs=tuple(map(_at, RESULTS)),
         axis_names={AXIS},
         check_vma=False,
     )
     results = spread_out(params, laid)
     if uneven:
         take = functools.partial(jax.lax.slice_in_dim, start_index=0, limit_index=rows)
-        results = each(take, results, (along, across, along))
+        results = along(take, results, RESULTS)
     outputs, final, carries = results
     return outputs, final, carries
+
+
+def _at(place: int) -> PartitionSpec:
+    """The dimension at this place over the devices."""
+    return PartitionSpec(*[None] * place, AXIS)

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxlstm.unroll.cudnn import cudnn_steps
 from jaxlstm.unroll.devices import run_spread
 from jaxlstm.unroll.fused import fused_steps, worth_keeping
 from jaxlstm.unroll.newton import Newton, newton_steps
+from jaxlstm.unroll.rows import Engine, Laid, batch_of
 from jaxlstm.unroll.scan import choose, scan_steps, varying_like
 
 
@@ -27,7 +27,7 @@ def auto_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any
     return fused_steps(cell, options, params, laid, keep=worth_keeping(cell, params, laid))
 
 
-ENGINES: dict[str, Callable[..., tuple[Any, Carry, Carry]]] = {
+ENGINES: dict[str, Engine] = {
     "auto": auto_steps,
     "scan": scan_steps,
     "fused": fused_steps,
@@ -58,27 +58,6 @@ class Options:
     most: int | None = None
 
 
-class Laid(NamedTuple):
-    """A batch of sequences with time leading, as every backend takes it.
-
-    Args:
-        xs: [T, *batch, *input_shape].
-        valid: [T, *batch] bool, or None where every step is valid.
-        reset: [T, *batch] bool, whether the carry is put back before this step is done in the
-            direction of travel, or None.
-        initial: what a reset puts the carry back to.
-        first: the carry to begin with.
-        lengths: [*batch], where they alone say what is valid.
-    """
-
-    xs: Array
-    valid: Array | None
-    reset: Array | None
-    initial: Carry
-    first: Carry
-    lengths: Array | None
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def run(
     cell: Cell,
@@ -94,7 +73,7 @@ def run(
     """Outputs, final carry and carries of checked arguments, compiled once for each shape."""
     axis = options.time_axis
     xs = jnp.moveaxis(inputs, axis, 0)
-    length, batch_shape = xs.shape[0], xs.shape[1 : xs.ndim - len(cell.input_shape)]
+    length, batch_shape = len(xs), batch_of(cell, xs)
     initial, first = begin(cell, batch_shape, params, carry, key)
     given = (xs, params, carry, lengths, mask, resets)
     initial, first = varying_like((initial, first), given)

@@ -56,11 +56,8 @@ def fused_steps(
         raise ValueError(f"`backend` 'fused' needs a cell whose step is split, got {cell!r}")
     if options.chunk is not None:
         raise ValueError("`remat` must be 'none' for `backend` 'fused', which keeps carries alone")
-
-    def engine(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
-        return _run(cell, options, keep and not options.hold, False, params, laid)[0]
-
-    return lone(engine, cell, options, params, laid)
+    laid, again = lone(cell, laid)
+    return again(_run(cell, options, keep and not options.hold, False, params, laid)[0])
 
 
 def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
@@ -122,7 +119,7 @@ def _tangents(
     if keep:
         steps["net"] = nets
     reverse, length = options.reverse, len(laid.xs)
-    chunk = _chunk(length, math.prod(batch_of(cell, laid)))
+    chunk = _chunk(length, math.prod(batch_of(cell, laid.xs)))
     missing = -length % chunk
     # Steps that nobody asks for, behind the last: a shorter chunk would be a second program.
     fill = functools.partial(_fill, missing=missing, reverse=reverse)
