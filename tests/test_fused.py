@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 
 import jax
@@ -166,6 +167,31 @@ def test_what_is_known_is_multiplied_together():
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), *transposed)
         # The gate and the state for `kept`, both again times −2, two for the rest, the condition.
         assert len(jax.tree.leaves(short)) <= 7 < len(jax.tree.leaves(linear))
+
+
+@pytest.mark.parametrize(("most", "products"), [(math.inf, 5), (240, 5), (200, 7), (100, 11)])
+def test_products_that_are_added_up_are_one_in_parts(most, products):
+    def step(carry, x):
+        hidden, cell = carry
+        z = x @ w + jnp.sin(2 * b)[None] + (2 * hidden) @ u
+        twice = x @ w
+        return (jnp.tanh(z) * cell[:, :1], jnp.cos(z)), (
+            twice * twice + 1,
+            hidden @ v + x @ w[:, :4],
+        )
+
+    with jax.enable_x64(True):
+        w, u, v, b = random_like(
+            (jnp.zeros((5, 8)), jnp.zeros((3, 8)), jnp.zeros((3, 4)), jnp.zeros(8)), 0, jnp.float64
+        )
+        at = random_like(
+            ((jnp.zeros((6, 3)), jnp.zeros((6, 8))), jnp.zeros((6, 5))), 1, jnp.float64
+        )
+        parted = folded(step, *at, linear=False, most=most)
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-12), parted(*at), step(*at)
+        )
+        assert str(jax.make_jaxpr(parted)(*at)).count("dot_general") == products
 
 
 def temporary(backend, length):

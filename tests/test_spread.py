@@ -91,10 +91,10 @@ def test_the_devices_do_not_wait_for_each_other_within_the_scan(backend):
 
 
 WIDE = {
-    "lstm": (jl.lstm(input_size=5, hidden_size=6), 5 + 6),
-    "one feature": (jl.lstm(input_size=1, hidden_size=6), 1 + 6),
-    "relu": (jl.rnn(input_size=5, hidden_size=6, activation="relu"), 2 + 2),
-    "gru": (jl.gru(input_size=5, hidden_size=6), 4 + 5),
+    "lstm": (jl.lstm(input_size=5, hidden_size=6), 16),
+    "one feature": (jl.lstm(input_size=1, hidden_size=6), 1 + 8),
+    "relu": (jl.rnn(input_size=5, hidden_size=6, activation="relu"), 4),
+    "gru": (jl.gru(input_size=5, hidden_size=6), 4 + 8),
     "variants": (
         jl.lstmp(input_size=5, hidden_size=6, projection_size=3, peepholes=True, dtype="float32"),
         5 + 3 + 1,
@@ -104,7 +104,10 @@ WIDE = {
 
 @pytest.mark.parametrize("name", WIDE)
 def test_large_products_of_a_share_come_in_parts(name, monkeypatch):
-    """So that XLA does not divide them among threads that the devices share."""
+    """So that XLA does not divide them among threads that the devices share.
+
+    The two of an LSTM or a plain network become one before.
+    """
     cell, products = WIDE[name]
     monkeypatch.setattr(sys.modules["jaxlstm.unroll.devices"], "PRODUCT", 100)
     params, inputs, options = case(cell, 8)
@@ -218,3 +221,28 @@ def test_a_cpu_has_a_device_for_each_core_where_jax_has_not_begun():
     assert late.startswith("1\n")
     assert "because JAX had begun before: enter it before the first computation" in late
     assert alone("with jl.spread(3) as mesh: print(mesh.size)").strip() == "3"
+
+
+def test_a_mesh_with_rows_for_some_and_weights_over_all():
+    """Where XLA lets all devices exchange parts of the weights, none may do nothing."""
+    printed = alone(
+        """
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+cell = jl.lstm(input_size=3, hidden_size=8)
+params, inputs = cell.init(jax.random.key(0)), jnp.ones((1, 5, 3))
+slope = jax.grad(lambda params: jnp.sum(jl.unroll(cell, params, inputs).outputs ** 2))
+mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+with jax.set_mesh(mesh):
+    over = NamedSharding(mesh, PartitionSpec(None, "model"))
+    shared = params._replace(
+        kernel=jax.device_put(params.kernel, over),
+        recurrent_kernel=jax.device_put(params.recurrent_kernel, over),
+    )
+    found = jax.device_get(jax.jit(slope)(shared))
+close = jax.tree.map(lambda a, b: bool(jnp.allclose(a, b, 1e-4)), slope(params), found)
+print(all(jax.tree.leaves(close)))
+""",
+        JAX_NUM_CPU_DEVICES="4",
+    )
+    assert printed == "True\n"

@@ -6,6 +6,7 @@ step. All three are known beforehand, so here they become one. And a matrix that
 stored as the products of a step like it best.
 """
 
+import collections
 import functools
 import math
 import operator
@@ -19,11 +20,12 @@ from jax.extend import core
 
 CALLS = ("jit", "pjit")
 SUMS = {"add": operator.add, "add_any": operator.add, "sub": operator.sub}
+ADDITIONS = ("add", "add_any")
 ONE = 1.0
 
 
 def folded(
-    function: Callable[..., Any], *like: Any, linear: bool = True, most: int | None = None
+    function: Callable[..., Any], *like: Any, linear: bool = True, most: float = math.inf
 ) -> Callable[..., Any]:
     """Do beforehand all that does not wait for the arguments: multiply what is known together.
 
@@ -35,7 +37,7 @@ def folded(
             which is up to 1.7 times as fast on a CPU. XLA does not see to it by itself: it turns
             the matrix back. A bias is made as large as a batch beforehand.
         most: a product of more multiplications with a known matrix becomes several, each with some
-            of its columns; None for no bound.
+            of its columns, after those that are added up have become one.
 
     Returns:
         The same function up to rounding, as a pytree of the arrays that are known.
@@ -84,10 +86,33 @@ class _Scaled:
         self.slot, self.coefficient = slot, coefficient
 
 
+class _Sum(NamedTuple):
+    """Products of vectors with known matrices that are added up, and other terms beside them.
+
+    It is not written yet: one product of vectors side by side is faster than one of each.
+    """
+
+    call: functools.partial[Any]
+    rows: int
+    vectors: tuple[_Scaled, ...]
+    matrices: tuple[Array, ...]
+    others: tuple[Any, ...] = ()
+
+    def plus(self, other: Any) -> "_Sum":
+        """With one more term, which may be a sum."""
+        if not isinstance(other, _Sum) or other.call.keywords != self.call.keywords:
+            return self._replace(others=(*self.others, other))
+        return self._replace(
+            vectors=self.vectors + other.vectors,
+            matrices=self.matrices + other.matrices,
+            others=self.others + other.others,
+        )
+
+
 class _Plan:
     """The program while it is written."""
 
-    def __init__(self, linear: bool, most: int | None) -> None:
+    def __init__(self, linear: bool, most: float) -> None:
         self.linear, self.most = linear, most
         self.lines: list[_Line] = []
         self.known: list[Array] = []
@@ -99,6 +124,7 @@ class _Plan:
 
     def settled(self, value: Any) -> Any:
         """Name a value as an operand."""
+        value = self._written(value)
         if not isinstance(value, _Scaled):
             if not isinstance(value, jax.Array):
                 return value
@@ -111,20 +137,34 @@ class _Plan:
         return value.slot
 
     def follow(self, jaxpr: Any, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
-        """Go through a jaxpr whose arguments wait or are known; give what comes out."""
+        """Go through a jaxpr whose arguments wait or are known; give what comes out.
+
+        A sum stays one as long as it has one use.
+        """
         values = dict(zip(jaxpr.constvars, consts, strict=True))
         values |= dict(zip(jaxpr.invars, given, strict=True))
 
         def read(variable: Any) -> Any:
             return variable.val if isinstance(variable, core.Literal) else values[variable]
 
+        uses = collections.Counter(
+            variable
+            for variables in (jaxpr.outvars, *(equation.invars for equation in jaxpr.eqns))
+            for variable in variables
+            if not isinstance(variable, core.Literal)
+        )
         for equation in jaxpr.eqns:
             found = self._one(equation, [read(variable) for variable in equation.invars])
-            values |= dict(zip(equation.outvars, found, strict=True))
+            for variable, value in zip(equation.outvars, found, strict=True):
+                values[variable] = value if uses[variable] == 1 else self._written(value)
         return [read(variable) for variable in jaxpr.outvars]
 
     def _one(self, equation: Any, operands: list[Any]) -> list[Any]:
         kind = equation.primitive.name
+        if kind in ADDITIONS and any(isinstance(value, _Sum) for value in operands):
+            one, other = sorted(operands, key=lambda value: not isinstance(value, _Sum))
+            return [one.plus(other)]
+        operands = [self._written(value) for value in operands]
         if kind in CALLS:
             inner = equation.params["jaxpr"]
             return self.follow(inner.jaxpr, inner.consts, operands)
@@ -146,34 +186,46 @@ class _Plan:
             (one, two), batch = bound["dimension_numbers"]
             matrix = operands[1]
             if matrix.ndim == 2 and tuple(two) == (0,) and not any(batch):
-                size = math.prod(equation.outvars[0].aval.shape) * len(matrix)
-                return [self._product(call, operands[0], one, matrix, size)]
+                return [self._product(call, operands[0], one, matrix, equation.invars[0].aval)]
         results = tuple(self.slot() for _ in equation.outvars)
-        self._write(call, operands, results)
+        self.lines.append(_Line(call, tuple(map(self.settled, operands)), results))
         return [_Scaled(slot) for slot in results]
 
     def _product(
-        self, call: Callable[..., Any], vector: _Scaled, one: Any, matrix: Array, size: int
-    ) -> _Scaled:
-        """Multiply by a known matrix, whole or in parts, as it lies or the other way round."""
-        count = 1 if self.most is None else min(-(-size // self.most), matrix.shape[1])
-        parts = jnp.array_split(matrix, count, axis=1)
+        self, call: functools.partial[Any], vector: _Scaled, one: Any, matrix: Array, like: Any
+    ) -> _Scaled | _Sum:
+        """Multiply by a known matrix, as it lies or the other way round, or later."""
+        rows = math.prod(like.shape) // len(matrix)
+        last = tuple(one) == (like.ndim - 1,) and like.dtype == matrix.dtype
+        if last and rows * matrix.size > self.most:
+            return _Sum(call, rows, (vector,), (matrix,))
         if self.linear:
-            parts = [part.T for part in parts]
+            matrix = matrix.T
             call = functools.partial(call, dimension_numbers=((one, (1,)), ((), ())))
-        slots = [self.slot() for _ in parts]
-        for part, slot in zip(parts, slots, strict=True):
-            self._write(call, [vector, part], (slot,))
-        if count == 1:
-            return _Scaled(slots[0])
-        whole = self.slot()
-        self._write(_side_by_side, [_Scaled(slot) for slot in slots], (whole,))
-        return _Scaled(whole)
+        return self._write(call, [vector, matrix])
 
-    def _write(
-        self, call: Callable[..., Any], operands: Sequence[Any], results: tuple[_Slot, ...]
-    ) -> None:
-        self.lines.append(_Line(call, tuple(map(self.settled, operands)), results))
+    def _written(self, value: Any) -> Any:
+        """A value as it is, but a sum as what it comes to."""
+        if not isinstance(value, _Sum):
+            return value
+        vector, *rest = value.vectors
+        if rest:
+            vector = self._write(_side_by_side, value.vectors)
+        matrix, count = jnp.concatenate(value.matrices), 1
+        while value.rows * matrix.size > count * self.most:
+            count *= 2
+        parts = jnp.array_split(matrix, min(count, matrix.shape[1]), axis=1)
+        products = [self._write(value.call, [vector, part]) for part in parts]
+        found = self._write(_side_by_side, products)
+        for other in value.others:
+            found = self._write(operator.add, [found, other])
+        return found
+
+    def _write(self, call: Callable[..., Any], operands: Sequence[Any]) -> _Scaled:
+        """Write a line with one result."""
+        slot = self.slot()
+        self.lines.append(_Line(call, tuple(map(self.settled, operands)), (slot,)))
+        return _Scaled(slot)
 
 
 def _side_by_side(*parts: Array) -> Array:
