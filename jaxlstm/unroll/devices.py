@@ -50,12 +50,13 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     Where rows do not go up in devices, the last row is repeated to fill up; devices for which there
     is nothing else do nothing, so that a single row is the work of one.
 
-    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.3 to 1.9 times
-    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was .99 times
-    as fast forward and 1.03 times for gradients, and with a single row .9 times
-    (`experiments/speed`); and one device alone of several computes with one core. Calls of a few
-    milliseconds, one after the other, may find both shares on one core: the kernel wakes threads
-    so, and moves them only later. Put several steps of a training into one call.
+    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.4 to 1.9 times
+    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.09 times
+    as fast forward and 1.04 times for gradients, and with a single row .95 and .91 times
+    (`experiments/speed`); and one device alone of several computes with one core. Put several steps
+    of a training into one call: every call takes large temporary arrays anew from the system. Where
+    a gradient had 60 to 90 MB of them on each device, large pages of memory, which glibc gives with
+    `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, made it .91 times as long.
 
     Args:
         devices: how many; all if None.
