@@ -139,7 +139,7 @@ def run_spread(
     share = -(-rows // count)
     uneven = rows % count
 
-    def met(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
+    def together(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
         return work(params, _met(laid, count) if on_cpu else laid)
 
     def some(params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
@@ -150,13 +150,13 @@ def run_spread(
         )
         laid = Laid(*along(rows_of, laid, PLACES))
         if share * (count - 1) < rows or _others(mesh):
-            return met(params, laid)
+            return together(params, laid)
         shapes = jax.eval_shape(work, params, laid)
         idle = lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)  # noqa: E731
         return jax.lax.cond(begin < rows, work, idle, params, laid)
 
     spread_out = jax.shard_map(
-        some if uneven else met,
+        some if uneven else together,
         in_specs=(PartitionSpec(), PartitionSpec() if uneven else Laid._make(map(_at, PLACES))),
         out_specs=tuple(map(_at, RESULTS)),
         axis_names={AXIS},

@@ -20,7 +20,6 @@ from jax.extend import core
 
 CALLS = ("jit", "pjit")
 SUMS = {"add": operator.add, "add_any": operator.add, "sub": operator.sub}
-ADDITIONS = ("add", "add_any")
 ONE = 1.0
 
 
@@ -161,7 +160,7 @@ class _Plan:
 
     def _one(self, equation: Any, operands: list[Any]) -> list[Any]:
         kind = equation.primitive.name
-        if kind in ADDITIONS and any(isinstance(value, _Sum) for value in operands):
+        if SUMS.get(kind) is operator.add and any(isinstance(value, _Sum) for value in operands):
             one, other = sorted(operands, key=lambda value: not isinstance(value, _Sum))
             return [one.plus(other)]
         operands = [self._written(value) for value in operands]
@@ -187,9 +186,7 @@ class _Plan:
             matrix = operands[1]
             if matrix.ndim == 2 and tuple(two) == (0,) and not any(batch):
                 return [self._product(call, operands[0], one, matrix, equation.invars[0].aval)]
-        results = tuple(self.slot() for _ in equation.outvars)
-        self.lines.append(_Line(call, tuple(map(self.settled, operands)), results))
-        return [_Scaled(slot) for slot in results]
+        return self._write(call, operands, len(equation.outvars))
 
     def _product(
         self, call: functools.partial[Any], vector: _Scaled, one: Any, matrix: Array, like: Any
@@ -202,7 +199,7 @@ class _Plan:
         if self.linear:
             matrix = matrix.T
             call = functools.partial(call, dimension_numbers=((one, (1,)), ((), ())))
-        return self._write(call, [vector, matrix])
+        return self._one_result(call, [vector, matrix])
 
     def _written(self, value: Any) -> Any:
         """A value as it is, but a sum as what it comes to."""
@@ -210,22 +207,27 @@ class _Plan:
             return value
         vector, *rest = value.vectors
         if rest:
-            vector = self._write(_side_by_side, value.vectors)
+            vector = self._one_result(_side_by_side, value.vectors)
         matrix, count = jnp.concatenate(value.matrices), 1
         while value.rows * matrix.size > count * self.most:
             count *= 2
         parts = jnp.array_split(matrix, min(count, matrix.shape[1]), axis=1)
-        products = [self._write(value.call, [vector, part]) for part in parts]
-        found = self._write(_side_by_side, products)
+        products = [self._one_result(value.call, [vector, part]) for part in parts]
+        found = self._one_result(_side_by_side, products)
         for other in value.others:
-            found = self._write(operator.add, [found, other])
+            found = self._one_result(operator.add, [found, other])
         return found
 
-    def _write(self, call: Callable[..., Any], operands: Sequence[Any]) -> _Scaled:
-        """Write a line with one result."""
-        slot = self.slot()
-        self.lines.append(_Line(call, tuple(map(self.settled, operands)), (slot,)))
-        return _Scaled(slot)
+    def _one_result(self, call: Callable[..., Any], operands: Sequence[Any]) -> _Scaled:
+        return self._write(call, operands, 1)[0]
+
+    def _write(
+        self, call: Callable[..., Any], operands: Sequence[Any], count: int
+    ) -> list[_Scaled]:
+        """Write a line with so many results."""
+        results = tuple(self.slot() for _ in range(count))
+        self.lines.append(_Line(call, tuple(map(self.settled, operands)), results))
+        return [_Scaled(slot) for slot in results]
 
 
 def _side_by_side(*parts: Array) -> Array:
