@@ -194,6 +194,27 @@ def test_products_that_are_added_up_are_one_in_parts(most, products):
         assert str(jax.make_jaxpr(parted)(*at)).count("dot_general") == products
 
 
+def test_the_gradients_of_kernels_and_bias_are_one_product():
+    def net(w, u, b, x):
+        return x @ w + jnp.broadcast_to(b, (7, 2, 8)) + hidden @ u
+
+    with jax.enable_x64(True):
+        *at, hidden = random_like(
+            (*map(jnp.zeros, ((5, 8), (3, 8), 8, (7, 2, 5))), jnp.zeros((7, 2, 3))), 0, jnp.float64
+        )
+        tangents = random_like(tuple(at), 1, jnp.float64)
+        linear = jax.linearize(net, *at)[1]
+        short = folded(linear, *at)
+        equal = functools.partial(np.testing.assert_allclose, rtol=1e-12)
+        jax.tree.map(equal, short(*tangents), linear(*tangents))
+        turned = [jax.linear_transpose(f, *at) for f in (linear, short)]
+        jax.tree.map(equal, *(turn(linear(*tangents)) for turn in turned))
+        program = str(jax.make_jaxpr(turned[1])(linear(*tangents)))
+    # One of all weights, one of the inputs, and no sum over rows beside them.
+    assert program.count("dot_general") == 2
+    assert "reduce_sum[axes=(0, 1)" not in program
+
+
 def temporary(backend, length):
     """The bytes that a gradient takes while it runs."""
     cell = jl.lstm(input_size=8, hidden_size=32)

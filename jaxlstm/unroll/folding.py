@@ -3,7 +3,8 @@
 The tangent of an LSTM's i ⊙ g, as automatic differentiation writes it, multiplies by i, by 1 − i
 and by g, one after the other. Within a scan each of them is an array to be kept and read at every
 step. All three are known beforehand, so here they become one. And a matrix that is known can be
-stored as the products of a step like it best.
+stored as the products of a step like it best; matrices that are not, the tangents of all weights,
+are put one below the other, so that their gradients are one product too.
 """
 
 import collections
@@ -86,26 +87,41 @@ class _Scaled:
 
 
 class _Sum(NamedTuple):
-    """Products of vectors with known matrices that are added up, and other terms beside them.
+    """Products of vectors with matrices that are added up, and other terms beside them.
 
-    It is not written yet: one product of vectors side by side is faster than one of each.
+    It is not written yet: one product of vectors side by side is faster than one of each. `size`
+    is how many multiplications there are, `dtype` that of the operands.
     """
 
     call: functools.partial[Any]
-    rows: int
-    vectors: tuple[_Scaled, ...]
-    matrices: tuple[Array, ...]
+    size: int
+    dtype: Any
+    vectors: tuple[Any, ...]
+    matrices: tuple[Any, ...]
     others: tuple[Any, ...] = ()
 
     def plus(self, other: Any) -> "_Sum":
         """With one more term, which may be a sum."""
-        if not isinstance(other, _Sum) or other.call.keywords != self.call.keywords:
+        alike = isinstance(other, _Sum) and other.dtype == self.dtype
+        if not alike or other.call.keywords != self.call.keywords:
             return self._replace(others=(*self.others, other))
         return self._replace(
+            size=self.size + other.size,
             vectors=self.vectors + other.vectors,
             matrices=self.matrices + other.matrices,
             others=self.others + other.others,
         )
+
+
+class _Bias(NamedTuple):
+    """A vector that waits, to be repeated for all rows.
+
+    It is not written yet: beside products it is one more of them, with ones.
+    """
+
+    call: functools.partial[Any]
+    vector: _Scaled
+    like: Any
 
 
 class _Plan:
@@ -181,42 +197,63 @@ class _Plan:
         if kind in SUMS and len(waiting) == 2 and waiting[0].slot == waiting[1].slot:
             a, b = (value.coefficient for value in waiting)
             return [_Scaled(waiting[0].slot, SUMS[kind](a, b))]
-        if kind == "dot_general" and waiting == operands[:1]:
+        if kind == "broadcast_in_dim" and waiting:
+            like = equation.outvars[0].aval
+            if bound["broadcast_dimensions"] == (like.ndim - 1,):
+                return [_Bias(call, waiting[0], like)]
+        if kind == "dot_general":
             (one, two), batch = bound["dimension_numbers"]
-            matrix = operands[1]
+            like, matrix = (variable.aval for variable in equation.invars)
             if matrix.ndim == 2 and tuple(two) == (0,) and not any(batch):
-                return [self._product(call, operands[0], one, matrix, equation.invars[0].aval)]
+                return [self._product(call, operands, one, like, matrix)]
         return self._write(call, operands, len(equation.outvars))
 
     def _product(
-        self, call: functools.partial[Any], vector: _Scaled, one: Any, matrix: Array, like: Any
+        self, call: functools.partial[Any], operands: list[Any], one: Any, like: Any, matrix: Any
     ) -> _Scaled | _Sum:
-        """Multiply by a known matrix, as it lies or the other way round, or later."""
-        rows = math.prod(like.shape) // len(matrix)
+        """Multiply by a matrix, as it lies or the other way round, or later."""
+        known = not isinstance(operands[1], _Scaled)
+        size = math.prod(like.shape) * matrix.shape[1]
         last = tuple(one) == (like.ndim - 1,) and like.dtype == matrix.dtype
-        if last and rows * matrix.size > self.most:
-            return _Sum(call, rows, (vector,), (matrix,))
-        if self.linear:
-            matrix = matrix.T
+        if last and (size > self.most or not known):
+            return _Sum(call, size, like.dtype, *((operand,) for operand in operands))
+        if self.linear and known:
+            operands = [operands[0], operands[1].T]
             call = functools.partial(call, dimension_numbers=((one, (1,)), ((), ())))
-        return self._one_result(call, [vector, matrix])
+        return self._one_result(call, operands)
 
     def _written(self, value: Any) -> Any:
         """A value as it is, but a sum as what it comes to."""
+        if isinstance(value, _Bias):
+            return self._one_result(value.call, [value.vector])
         if not isinstance(value, _Sum):
             return value
-        vector, *rest = value.vectors
-        if rest:
-            vector = self._one_result(_side_by_side, value.vectors)
-        matrix, count = jnp.concatenate(value.matrices), 1
-        while value.rows * matrix.size > count * self.most:
-            count *= 2
-        parts = jnp.array_split(matrix, min(count, matrix.shape[1]), axis=1)
-        products = [self._one_result(value.call, [vector, part]) for part in parts]
-        found = self._one_result(_side_by_side, products)
+        vectors, matrices, others = list(value.vectors), list(value.matrices), []
         for other in value.others:
+            if isinstance(other, _Bias) and other.like.dtype == value.dtype:
+                vectors.append(jnp.ones((*other.like.shape[:-1], 1), value.dtype))
+                matrices.append(self._one_result(operator.itemgetter(None), [other.vector]))
+            else:
+                others.append(self._written(other))
+        vector, matrix = self._joined(vectors, -1), self._joined(matrices, 0)
+        parts, count = [matrix], 1
+        while value.size > count * self.most:
+            count *= 2
+        if count > 1 and not isinstance(matrix, _Scaled):
+            parts = jnp.array_split(matrix, min(count, matrix.shape[1]), axis=1)
+        found = self._joined([self._one_result(value.call, [vector, part]) for part in parts], -1)
+        for other in others:
             found = self._one_result(operator.add, [found, other])
         return found
+
+    def _joined(self, parts: Sequence[Any], axis: int) -> Any:
+        """One beside the other: at once if they are known."""
+        if len(parts) == 1:
+            return parts[0]
+        join = functools.partial(_join, axis=axis)
+        if any(isinstance(part, _Scaled) for part in parts):
+            return self._one_result(join, parts)
+        return join(*parts)
 
     def _one_result(self, call: Callable[..., Any], operands: Sequence[Any]) -> _Scaled:
         return self._write(call, operands, 1)[0]
@@ -230,8 +267,8 @@ class _Plan:
         return [_Scaled(slot) for slot in results]
 
 
-def _side_by_side(*parts: Array) -> Array:
-    return jnp.concatenate(parts, axis=-1)
+def _join(*parts: Array, axis: int) -> Array:
+    return jnp.concatenate(parts, axis)
 
 
 def _replay(

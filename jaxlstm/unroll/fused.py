@@ -143,11 +143,12 @@ def _tangents(
         def net(params: Params, x: Array) -> dict[str, Array]:
             return back(_net(split, params, x, flat(carry)))
 
+        point, tangent = (params, flat(x)), (dparams,)
         if moves:
-            dx = _shown(now, given["dx"])
-            at, dnet = jax.jvp(net, (params, flat(x)), (dparams, flat(dx)))
-        else:
-            at, dnet = jax.jvp(lambda params: net(params, flat(x)), (params,), (dparams,))
+            tangent += (flat(_shown(now, given["dx"])),)
+        vary = lambda *some: net(*some, *point[len(some) :])  # noqa: E731
+        at, push = jax.linearize(vary, *point[: len(tangent)])
+        dnet = folded(push, *tangent)(*tangent)
         at, more, last = given.get("net", at), None, None
         if jax.tree.leaves(extra):
             merge = lambda p: split.merge(split.extra(p), carry, at)  # noqa: E731
