@@ -51,8 +51,8 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     is nothing else do nothing, so that a single row is the work of one.
 
     On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.4 to 1.9 times
-    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.09 times
-    as fast forward and 1.04 times for gradients, and with a single row .95 and .91 times
+    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.12 times
+    as fast forward and 1.01 times for gradients, and with a single row .97 and .95 times
     (`experiments/speed`); and one device alone of several computes with one core. Put several steps
     of a training into one call: every call takes large temporary arrays anew from the system. Where
     a gradient had 60 to 90 MB of them on each device, large pages of memory, which glibc gives with
