@@ -27,8 +27,8 @@ from measure import about, busy, sgemm
 import jaxlstm as jl
 
 FOLDER = Path(__file__).parent
-ROUNDS, LEAST = 7, 0.1
-"""How often each part has its turn, after once for nothing, and the seconds that it takes at least."""
+LEAST = 0.3
+"""Seconds that the calls of a part take together at least."""
 PARTS = {
     "recurrent": "h U, step by step",
     "backward": "dz Uᵀ, step by step",
@@ -108,23 +108,12 @@ def programs(case, params):
     }
 
 
-def seconds(programs):
-    """Median time of a call of each, once compiled: of rounds in which each has its turn.
-
-    So a disturbance from outside meets one round of several parts, not one part as a whole.
-    """
-    calls = {name: jax.jit(function) for name, (function, *_) in programs.items()}
-    found = {name: [] for name in programs}
-    for _ in range(ROUNDS + 1):
-        for name, (_, *args) in programs.items():
-            found[name].append(burst(calls[name], args))
-    return {name: statistics.median(rounds[1:]) for name, rounds in found.items()}
-
-
-def burst(call, args):
-    """Median time of some calls, one after the other."""
+def seconds(function, *args):
+    """Median time of a call, once compiled."""
+    call = jax.jit(function)
+    jax.block_until_ready(call(*args))
     found = []
-    while sum(found) < LEAST or len(found) < 3:
+    while sum(found) < LEAST or len(found) < 5:
         begin = time.perf_counter()
         jax.block_until_ready(call(*args))
         found.append(time.perf_counter() - begin)
@@ -137,8 +126,7 @@ def page(data):
         "# Where the time goes",
         "",
         "The gradient of the weights of an LSTM, float32, on one device, and each of its parts as",
-        f"a program of its own, in milliseconds, in the median of {ROUNDS} rounds in which all take",
-        "turns. `whole` is what `auto` makes of it, `fused` keeps",
+        "a program of its own, in milliseconds. `whole` is what `auto` makes of it, `fused` keeps",
         "the carries alone and has `h U` to do again. `between` is what the whole takes beyond the",
         "sum of its parts, `h U` again left out; `kernel` what is left if all products, each done",
         f"once, ran at the machine's rate for large ones, {data['sgemm'] / 1e9:.0f} GFLOP/s, and",
@@ -171,7 +159,7 @@ def main():
     rate, rows, begin = sgemm(), [], (time.perf_counter(), busy())
     for case in [case for case in MAIN if case.name in given.cases]:
         params = jax.tree.map(jnp.asarray, weights_of(case))
-        row = seconds(programs(case, params))
+        row = {name: seconds(*program) for name, program in programs(case, params).items()}
         rows.append({"case": case.name, "flops": case.flops} | row)
         whole, parts = row["gradient"], sum(row[name] for name in PARTS)
         sys.stdout.write(f"{case.name}: {1e3 * whole:.1f} ms, parts {1e3 * parts:.1f} ms\n")
