@@ -47,10 +47,10 @@ TRIES = 4
 class Engine:
     """A worker process that is stopped while it has nothing to do."""
 
-    def __init__(self, name):
+    def __init__(self, name, script="worker.py"):
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, FOLDER / "worker.py", name],
+            [sys.executable, FOLDER / script, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

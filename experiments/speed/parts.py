@@ -4,9 +4,10 @@
 
 Every part does what the whole does there and nothing else: the products with the recurrent kernel
 step by step, forward and backward; the gates step by step, without a product; what is done for
-many steps at once. What the whole takes beyond their sum is lost between them: slices, copies, the
-loop itself. A compiled kernel would have the products at the machine's rate and the gates in one
-pass over memory; what is left of the whole then is what it could gain.
+many steps at once. Each is in a process of its own: what one leaves behind in memory changes what
+the fresh pages of the next cost. What the whole takes beyond their sum is lost between them:
+slices, copies, the loop itself. A compiled kernel would have the products at the machine's rate and
+the gates in one pass over memory; what is left of the whole then is what it could gain.
 """
 
 import argparse
@@ -22,13 +23,14 @@ import numpy as np
 from cases import MAIN
 from engines import cell_of, weights_of
 from jax import lax
-from measure import about, busy, sgemm
+from measure import Engine, about, busy, sgemm
 
 import jaxlstm as jl
 
 FOLDER = Path(__file__).parent
-LEAST = 0.3
-"""Seconds that the calls of a part take together at least."""
+ROUNDS, LEAST = 5, 0.15
+"""How often each part has its turn, and the seconds that its calls take then at least."""
+WHOLES = ("forward", "gradient", "alone")
 PARTS = {
     "recurrent": "h U, step by step",
     "backward": "dz Uᵀ, step by step",
@@ -108,16 +110,37 @@ def programs(case, params):
     }
 
 
-def seconds(function, *args):
-    """Median time of a call, once compiled."""
-    call = jax.jit(function)
-    jax.block_until_ready(call(*args))
-    found = []
-    while sum(found) < LEAST or len(found) < 5:
-        begin = time.perf_counter()
-        jax.block_until_ready(call(*args))
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
+def serve(part):
+    """Time a part of a case whenever asked to, until the input ends."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "case" in request:
+            case = next(case for case in MAIN if case.name == request["case"])
+            params = jax.tree.map(jnp.asarray, weights_of(case))
+            function, *args = programs(case, params)[part]
+            call = jax.jit(function)
+            jax.block_until_ready(call(*args))
+        found = []
+        while sum(found) < LEAST or len(found) < 3:
+            begin = time.perf_counter()
+            jax.block_until_ready(call(*args))
+            found.append(time.perf_counter() - begin)
+        sys.stdout.write(json.dumps({"seconds": statistics.median(found)}) + "\n")
+        sys.stdout.flush()
+
+
+def seconds(case):
+    """Median time of a call of each part, of rounds in which they take turns."""
+    workers = [Engine(name, "parts.py") for name in (*WHOLES, *PARTS)]
+    try:
+        for worker in workers:
+            worker.ask(case=case.name)
+        found = [[worker.timed()["seconds"] for worker in workers] for _ in range(ROUNDS)]
+    finally:
+        for worker in workers:
+            worker.end()
+    medians = map(statistics.median, zip(*found, strict=True))
+    return {worker.name: median for worker, median in zip(workers, medians, strict=True)}
 
 
 def page(data):
@@ -126,9 +149,10 @@ def page(data):
         "# Where the time goes",
         "",
         "The gradient of the weights of an LSTM, float32, on one device, and each of its parts as",
-        "a program of its own, in milliseconds. `whole` is what `auto` makes of it, `fused` keeps",
-        "the carries alone and has `h U` to do again. `between` is what the whole takes beyond the",
-        "sum of its parts, `h U` again left out; `kernel` what is left if all products, each done",
+        f"a program and a process of its own, in milliseconds, median of {ROUNDS} rounds in turns.",
+        "`whole` is what `auto` makes of it, `fused` keeps the carries alone and has `h U` to do",
+        "again. `between` is what the whole takes beyond the sum of its parts, `h U` again left",
+        "out; `kernel` what is left if all products, each done",
         f"once, ran at the machine's rate for large ones, {data['sgemm'] / 1e9:.0f} GFLOP/s, and",
         "the gates and their slopes took what the slopes take at once: no compiled kernel, through",
         "XLA's foreign function interface, could be faster. `gain` is the whole over that.",
@@ -155,11 +179,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--cases", nargs="*", default=[case.name for case in MAIN])
     parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("part", nargs="?", choices=(*WHOLES, *PARTS), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.part:
+        return serve(given.part)
     rate, rows, begin = sgemm(), [], (time.perf_counter(), busy())
     for case in [case for case in MAIN if case.name in given.cases]:
-        params = jax.tree.map(jnp.asarray, weights_of(case))
-        row = {name: seconds(*program) for name, program in programs(case, params).items()}
+        row = seconds(case)
         rows.append({"case": case.name, "flops": case.flops} | row)
         whole, parts = row["gradient"], sum(row[name] for name in PARTS)
         sys.stdout.write(f"{case.name}: {1e3 * whole:.1f} ms, parts {1e3 * parts:.1f} ms\n")
