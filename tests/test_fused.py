@@ -215,6 +215,15 @@ def test_the_gradients_of_kernels_and_bias_are_one_product():
     assert "reduce_sum[axes=(0, 1)" not in program
 
 
+def test_a_single_number_may_be_added_to_a_product():
+    def net(w, number):
+        return rows @ w + jax.lax.broadcast_in_dim(number, (7, 8), (1,))
+
+    *at, rows = random_like((jnp.zeros((5, 8)), jnp.zeros(1), jnp.zeros((7, 5))), 0, jnp.float32)
+    linear = jax.linearize(net, *at)[1]
+    np.testing.assert_allclose(folded(linear, *at)(*at), linear(*at), rtol=1e-5)
+
+
 def temporary(backend, length):
     """The bytes that a gradient takes while it runs."""
     cell = jl.lstm(input_size=8, hidden_size=32)

@@ -198,8 +198,9 @@ class _Plan:
             a, b = (value.coefficient for value in waiting)
             return [_Scaled(waiting[0].slot, SUMS[kind](a, b))]
         if kind == "broadcast_in_dim" and waiting:
-            like = equation.outvars[0].aval
-            if bound["broadcast_dimensions"] == (like.ndim - 1,):
+            vector, like = equation.invars[0].aval, equation.outvars[0].aval
+            last = bound["broadcast_dimensions"] == (like.ndim - 1,)
+            if last and vector.shape == like.shape[-1:]:
                 return [_Bias(call, waiting[0], like)]
         if kind == "dot_general":
             (one, two), batch = bound["dimension_numbers"]

@@ -140,14 +140,13 @@ def _tangents(
         flat = functools.partial(jax.tree.map, lambda a: a.reshape(-1, *a.shape[len(leading) :]))
         back = functools.partial(jax.tree.map, lambda a: a.reshape(*leading, *a.shape[1:]))
 
-        def net(params: Params, x: Array) -> dict[str, Array]:
+        rows = flat(x)
+
+        def net(params: Params, x: Array = rows) -> dict[str, Array]:
             return back(_net(split, params, x, flat(carry)))
 
-        point, tangent = (params, flat(x)), (dparams,)
-        if moves:
-            tangent += (flat(_shown(now, given["dx"])),)
-        vary = lambda *some: net(*some, *point[len(some) :])  # noqa: E731
-        at, push = jax.linearize(vary, *point[: len(tangent)])
+        tangent = (dparams, flat(_shown(now, given["dx"]))) if moves else (dparams,)
+        at, push = jax.linearize(net, *(params, rows)[: len(tangent)])
         dnet = folded(push, *tangent)(*tangent)
         at, more, last = given.get("net", at), None, None
         if jax.tree.leaves(extra):
