@@ -194,6 +194,14 @@ def test_products_that_are_added_up_are_one_in_parts(most, products):
         assert str(jax.make_jaxpr(parted)(*at)).count("dot_general") == products
 
 
+@pytest.mark.parametrize(("most", "products"), [(209, 2), (60, 4), (1, 7)])
+def test_parts_may_be_of_two_widths_and_are_not_empty(most, products):
+    matrix, x = random_like((jnp.zeros((5, 7)), jnp.zeros((6, 5))), 0, jnp.float32)
+    parted = folded(lambda x: x @ matrix, x, linear=False, most=most)
+    np.testing.assert_allclose(parted(x), x @ matrix, rtol=1e-5, atol=1e-6)
+    assert str(jax.make_jaxpr(parted)(x)).count("dot_general") == products
+
+
 def test_the_gradients_of_kernels_and_bias_are_one_product():
     def net(w, u, b, x):
         return x @ w + jnp.broadcast_to(b, (7, 2, 8)) + hidden @ u

@@ -128,6 +128,11 @@ def test_large_products_of_a_share_come_in_parts(name, monkeypatch):
     assert text.count("dot_general") == products
     with jl.spread(1):
         assert str(jax.make_jaxpr(run)(inputs)).count("dot_general") < products
+    # Parameters that no cache holds come from memory whatever the product.
+    monkeypatch.setattr(sys.modules["jaxlstm.unroll.devices"], "LARGEST", 0)
+    with jl.spread():
+        narrow = inputs.astype(jnp.bfloat16)  # a new type: not what has been compiled
+        assert str(jax.make_jaxpr(run)(narrow)).count("dot_general") < products
 
 
 def test_mapped_and_with_a_carry_and_time_major():

@@ -71,9 +71,10 @@ class Train(Part, frozen=True, kw_only=True):
             each core, which suits small networks; "threads" runs each by itself; "auto" takes
             "threads" on a CPU and "vmap" elsewhere.
         mesh: the devices that a seed takes; a CPU counts as as many as are asked for. "auto"
-            spreads the batches of one seed alone over all devices, on a CPU over its cores, and
-            gives each of several seeds one. The numbers of a run depend on it in their rounding,
-            so a run that is to be repeated bit for bit on another machine says it.
+            spreads the batches of one seed alone over all devices, on a CPU over its cores where a
+            layer's parameters have 6 MB at most, and gives each of several seeds one. The numbers
+            of a run depend on it in their rounding, so a run that is to be repeated bit for bit on
+            another machine says it.
     """
 
     steps: Steps

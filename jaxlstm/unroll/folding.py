@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jax.extend import core
 
 CALLS = ("jit", "pjit")
@@ -237,11 +238,9 @@ class _Plan:
             else:
                 others.append(self._written(other))
         vector, matrix = self._joined(vectors, -1), self._joined(matrices, 0)
-        parts, count = [matrix], 1
-        while value.size > count * self.most:
-            count *= 2
-        if count > 1 and not isinstance(matrix, _Scaled):
-            parts = jnp.array_split(matrix, min(count, matrix.shape[1]), axis=1)
+        parts = [matrix]
+        if not isinstance(matrix, _Scaled):
+            parts = _columns(matrix, value.size / self.most)
         found = self._joined([self._one_result(value.call, [vector, part]) for part in parts], -1)
         for other in others:
             found = self._one_result(operator.add, [found, other])
@@ -270,6 +269,21 @@ class _Plan:
 
 def _join(*parts: Array, axis: int) -> Array:
     return jnp.concatenate(parts, axis)
+
+
+def _columns(matrix: Array, least: float) -> list[Array]:
+    """The columns of a matrix in so many parts at least, a power of two: other widths are slow."""
+    count = 1
+    while count < least:
+        count *= 2
+    bounds = np.cumsum([0, *map(len, np.array_split(range(matrix.shape[1]), count))])
+    # Where XLA on a CPU sees at which column a part begins, it takes seconds to compile 32 of them.
+    hidden = lax.optimization_barrier(jnp.asarray(bounds))
+    return [
+        lax.dynamic_slice_in_dim(matrix, hidden[at], size, axis=1)
+        for at, size in enumerate(np.diff(bounds))
+        if size
+    ]
 
 
 def _replay(
