@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,37 @@ def test_every_derivative_is_that_of_the_scan(cell, backend, name):
         assert len(jax.tree.leaves(fused)) == len(jax.tree.leaves(scan)) > 8
         for a, b in zip(jax.tree.leaves(scan), jax.tree.leaves(fused), strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("steps", "length", "name"), [(1, 1, "all"), (3, 3, "hold, reverse"), (5, 4, "resets")]
+)
+def test_chunks_of_few_steps_have_every_derivative(steps, length, name, monkeypatch):
+    module = sys.modules["jaxlstm.unroll.fused"]
+    monkeypatch.setattr(module, "LONG", steps)
+    monkeypatch.setattr(module, "SHORT", steps)
+    cell = jl.lstm(input_size=3, hidden_size=4, forget_bias=steps / 7)
+    with jax.enable_x64(True):
+        given = case(cell, jnp.float64, OPTIONS[name])
+        tangents = random_like(given, 6, jnp.float64)
+        scan, fused = (derivatives(cell, each, name, given, tangents) for each in ("scan", "fused"))
+        for a, b in zip(jax.tree.leaves(scan), jax.tree.leaves(fused), strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10)
+    assert module._chunk(T, B, 0) == length
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(1, 100), (32, 10), (256, 10), (1024, 4), (8192, 1)])
+def test_a_chunk_has_so_many_rows_that_its_arrays_stay_small(rows, chunk):
+    cell = jl.lstm(input_size=2, hidden_size=32)
+    params = cell.init(jax.random.key(0))
+
+    def loss(params, inputs):
+        return jnp.sum(jl.unroll(cell, params, inputs, backend="fused").outputs)
+
+    inputs = jax.ShapeDtypeStruct((rows, 200, 2), jnp.float32)
+    text = str(jax.make_jaxpr(jax.grad(loss))(params, inputs))
+    lengths = set(map(int, re.findall(r"length=(\d+)", text)))
+    assert {chunk, 200 // chunk} <= lengths <= {chunk, 200 // chunk, 200}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

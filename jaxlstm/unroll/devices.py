@@ -29,11 +29,11 @@ PRODUCT = 1 << 21
 XLA divides larger ones among threads that all devices of a CPU share. There they wait for each
 other at every step, which with 256 units takes as long as the product.
 """
-LARGEST = 1 << 23
+LARGEST = 13_000_000
 """Bytes of a cell's parameters up to which products in parts pay on a CPU.
 
 Every device reads all of them at every step. More than that, seen on two cores with 32 MB of cache
-in common, come from memory whatever the product, and parts only take time to compile.
+in common, come from memory, and parts only make it slower.
 """
 
 
@@ -60,8 +60,8 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.12 times
     as fast forward and 1.01 times for gradients, and with a single row .97 and .95 times
     (`experiments/speed`). Larger kernels, which every device reads for itself, are better left to
-    one device: 1,024 units were .9 times as fast with 64 rows and .6 times with 16. One device
-    alone of several computes with one core: do not enter the context then. Put several steps
+    one device: 1,024 units were .8 to .9 times as fast with 64 rows, .6 to .7 times with 16. One
+    device alone of several computes with one core: do not enter the context then. Put several steps
     of a training into one call: every call takes large temporary arrays anew from the system. Where
     a gradient had 60 to 90 MB of them on each device, large pages of memory, which glibc gives with
     `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`, made it .91 times as long.

@@ -30,6 +30,12 @@ from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, varying_li
 ROWS, SHORT, LONG = 320, 10, 100
 """Rows of the products of a chunk, and the bounds of its steps: few enough that what they share
 stays in a core's cache, and so many that a product outweighs adding it to those before."""
+CHUNK = 2 << 20
+"""Bytes of what `merge` is given in a chunk; with more, a chunk has fewer steps than `SHORT`.
+
+Arrays of many megabytes come from fresh pages: 10 steps of 1,024 rows and 64 units, with slopes of
+10 MB in one chunk, took twice as long.
+"""
 WIDE = 256
 """Weights for each number that `merge` is given, from which on a product costs more than memory."""
 MOST_NARROW, MOST_WIDE = 1 << 24, 1 << 28
@@ -68,7 +74,7 @@ def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
     cost more than the product where it is short.
     """
     shapes = _shapes(cell.split, params, laid).values()
-    size = len(laid.xs) * sum(a.size * a.dtype.itemsize for a in shapes)
+    size = len(laid.xs) * _size(cell.split, params, laid)
     weights = sum(a.size for a in jax.tree.leaves(params)) / sum(a.shape[-1] for a in shapes)
     return size <= (MOST_NARROW if weights < WIDE else MOST_WIDE)
 
@@ -119,7 +125,7 @@ def _tangents(
     if keep:
         steps["net"] = nets
     reverse, length = options.reverse, len(laid.xs)
-    chunk = _chunk(length, math.prod(batch_of(cell, laid.xs)))
+    chunk = _chunk(length, math.prod(batch_of(cell, laid.xs)), _size(split, params, laid))
     missing = -length % chunk
     # Steps that nobody asks for, behind the last: a shorter chunk would be a second program.
     fill = functools.partial(_fill, missing=missing, reverse=reverse)
@@ -212,6 +218,11 @@ def _shapes(split: Any, params: Params, laid: Any) -> dict[str, jax.ShapeDtypeSt
     return jax.eval_shape(functools.partial(_net, split), params, _one_input(laid), laid.first)
 
 
+def _size(split: Any, params: Params, laid: Any) -> int:
+    """The same in bytes."""
+    return sum(a.size * a.dtype.itemsize for a in _shapes(split, params, laid).values())
+
+
 def _one_input(laid: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
 
@@ -228,12 +239,13 @@ def _shown(steps: Steps, x: Array) -> Array:
     return choose(steps["valid"], x, jnp.zeros_like(x)) if "valid" in steps else x
 
 
-def _chunk(length: int, rows: int) -> int:
-    """Steps with about 320 rows in all, such that the chunks go up in the length, or nearly."""
-    best = min(max(ROWS // max(rows, 1), SHORT), LONG)
+def _chunk(length: int, rows: int, size: int) -> int:
+    """Steps of so many rows and bytes in a chunk, such that the chunks go up in all, or nearly."""
+    best = min(SHORT, CHUNK // max(size, 1))
+    best = min(max(ROWS // max(rows, 1), best, 1), LONG)
     if length <= best:
         return max(length, 1)
-    return min(range(best // 2, 2 * best), key=lambda n: (-length % n, abs(n - best)))
+    return min(range(-(-best // 2), 2 * best), key=lambda n: (-length % n, abs(n - best)))
 
 
 def _fill(a: Array, *, missing: int, reverse: bool) -> Array:
