@@ -31,7 +31,7 @@ ROWS, SHORT, LONG = 320, 10, 100
 """Rows of the products of a chunk, and the bounds of its steps: few enough that what they share
 stays in a core's cache, and so many that a product outweighs adding it to those before."""
 CHUNK = 2 << 20
-"""Bytes of what `merge` is given in a chunk; with more, a chunk has fewer steps than `SHORT`.
+"""Bytes of what `merge` is given in a chunk; with more, one on a CPU has less than `SHORT` steps.
 
 Arrays of many megabytes come from fresh pages: 10 steps of 1,024 rows and 64 units, with slopes of
 10 MB in one chunk, took twice as long.
@@ -241,8 +241,8 @@ def _shown(steps: Steps, x: Array) -> Array:
 
 def _chunk(length: int, rows: int, size: int) -> int:
     """Steps of so many rows and bytes in a chunk, such that the chunks go up in all, or nearly."""
-    best = min(SHORT, CHUNK // max(size, 1))
-    best = min(max(ROWS // max(rows, 1), best, 1), LONG)
+    short = min(SHORT, CHUNK // max(size, 1)) if jax.default_backend() == "cpu" else SHORT
+    best = min(max(ROWS // max(rows, 1), short, 1), LONG)
     if length <= best:
         return max(length, 1)
     return min(range(-(-best // 2), 2 * best), key=lambda n: (-length % n, abs(n - best)))
