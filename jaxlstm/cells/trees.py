@@ -26,6 +26,11 @@ def layout(tree: Any) -> str:
     return type(tree).__name__
 
 
+def bytes_of(tree: Any) -> int:
+    """Count the bytes of a pytree of arrays, or of their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def check_tree(name: str, given: Any, wanted: Any) -> None:
     """Refuse a pytree whose structure, shapes or kinds of number differ from those wanted.
 

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxlstm as jl
 from jaxlstm import config
+from jaxlstm.cells.trees import bytes_of
 from jaxlstm.errors import UserError
 from jaxlstm.training import model, processes
 from jaxlstm.unroll.devices import ask_for_devices
@@ -66,10 +67,10 @@ def _wide(spec: config.Model) -> bool:
     """Whether the cores of a CPU are faster together than each with a share of the batch."""
     if isinstance(spec, config.ConvLSTM):
         return False
-    sizes = {"input_size": 1, "output_size": 1}
-    layer = model.build(spec, **sizes, tokens=False, every_step=True).layers[0]
-    shapes = jax.eval_shape(lambda: layer.init(jax.random.key(0)))  # JAX does not begin with it
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) > WIDE
+    network = model.build(spec, input_size=1, output_size=1, tokens=False, every_step=True)
+    layer = network.layers[0]
+    # Within the function even the key is a shape alone: JAX does not begin with it.
+    return bytes_of(jax.eval_shape(lambda: layer.init(jax.random.key(0)))) > WIDE
 
 
 def ask_for_devices_of(trainings: Iterable[config.Experiment], processes: int = 1) -> None:

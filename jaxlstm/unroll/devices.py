@@ -19,6 +19,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_size
+from jaxlstm.cells.trees import bytes_of
 from jaxlstm.unroll.rows import PLACES, RESULTS, Engine, Laid, all_have, along, batch_of
 
 AXIS = "data"
@@ -141,7 +142,7 @@ def run_spread(
         return engine(cell, options, params, laid)
     device = mesh.abstract_device
     on_cpu = device is not None and device.device_kind == "cpu"
-    if on_cpu and sum(leaf.nbytes for leaf in jax.tree.leaves(params)) <= LARGEST:
+    if on_cpu and bytes_of(params) <= LARGEST:
         options = dataclasses.replace(options, most=PRODUCT)
     work = functools.partial(engine, cell, options)
     share = -(-rows // count)

@@ -23,6 +23,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.cells.base import Carry, Cell, Params, net_of
+from jaxlstm.cells.trees import bytes_of
 from jaxlstm.unroll.folding import folded
 from jaxlstm.unroll.rows import batch_of, lone
 from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, varying_like
@@ -31,7 +32,7 @@ ROWS, SHORT, LONG = 320, 10, 100
 """Rows of the products of a chunk, and the bounds of its steps: few enough that what they share
 stays in a core's cache, and so many that a product outweighs adding it to those before."""
 CHUNK = 2 << 20
-"""Bytes of what `merge` is given in a chunk; with more, one on a CPU has less than `SHORT` steps.
+"""Bytes of what `merge` is given in a chunk; with more, one on a CPU has fewer than `SHORT`.
 
 Arrays of many megabytes come from fresh pages: 10 steps of 1,024 rows and 64 units, with slopes of
 10 MB in one chunk, took twice as long.
@@ -73,9 +74,10 @@ def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
     inputs and units. Up to 16 MB it stays in memory that a process has already; beyond, fresh pages
     cost more than the product where it is short.
     """
-    shapes = _shapes(cell.split, params, laid).values()
-    size = len(laid.xs) * _size(cell.split, params, laid)
-    weights = sum(a.size for a in jax.tree.leaves(params)) / sum(a.shape[-1] for a in shapes)
+    shapes = _shapes(cell.split, params, laid)
+    size = len(laid.xs) * bytes_of(shapes)
+    numbers = sum(a.shape[-1] for a in shapes.values())
+    weights = sum(a.size for a in jax.tree.leaves(params)) / numbers
     return size <= (MOST_NARROW if weights < WIDE else MOST_WIDE)
 
 
@@ -125,7 +127,8 @@ def _tangents(
     if keep:
         steps["net"] = nets
     reverse, length = options.reverse, len(laid.xs)
-    chunk = _chunk(length, math.prod(batch_of(cell, laid.xs)), _size(split, params, laid))
+    size = bytes_of(_shapes(split, params, laid))
+    chunk = _chunk(length, math.prod(batch_of(cell, laid.xs)), size)
     missing = -length % chunk
     # Steps that nobody asks for, behind the last: a shorter chunk would be a second program.
     fill = functools.partial(_fill, missing=missing, reverse=reverse)
@@ -216,11 +219,6 @@ def _net(split: Any, params: Params, x: Array, carry: Carry) -> dict[str, Array]
 def _shapes(split: Any, params: Params, laid: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Of what `merge` is given at one step."""
     return jax.eval_shape(functools.partial(_net, split), params, _one_input(laid), laid.first)
-
-
-def _size(split: Any, params: Params, laid: Any) -> int:
-    """The same in bytes."""
-    return sum(a.size * a.dtype.itemsize for a in _shapes(split, params, laid).values())
 
 
 def _one_input(laid: Any) -> jax.ShapeDtypeStruct:
