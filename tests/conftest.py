@@ -4,13 +4,16 @@ import os
 
 import abilities
 import jax
+import programs
 import promises
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)  # before any backend starts: something to shard over
-if jax.__version_info__ < (0, 11):  # half of a test is compiling; later versions lack the flag
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+# Half of a test is compiling: each worker has one core for it.
+FLAGS = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):  # later versions lack the flag
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +61,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
+    programs.keep(config.cache.mkdir("xla"), tidy=not hasattr(config, "workerinput"))
     if config.getoption("--abilities") and not hasattr(config, "workerinput"):
         table = abilities.Table(config.getoption("--abilities"))
         config.pluginmanager.register(table, "abilities")
