@@ -18,6 +18,7 @@ class Case:
     layers: int = 1
     bidirectional: bool = False
     ragged: bool = False
+    dtype: str = "float32"
 
     @property
     def flops(self):
@@ -53,4 +54,5 @@ MORE = [
     Case("ragged", 32, 100, 64, 128, ragged=True),
 ]
 STREAM = Case("stream", 1, 1, 32, 128)
-CASES = {case.name: case for case in [*MAIN, *MORE, STREAM]}
+HALF = [dataclasses.replace(case, name=f"{case.name} bfloat16", dtype="bfloat16") for case in MAIN]
+CASES = {case.name: case for case in [*MAIN, *MORE, *HALF, STREAM]}

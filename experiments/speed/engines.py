@@ -1,6 +1,7 @@
 """An engine on JAX, and two of them: this library, and a scan as one writes it by hand."""
 
 import contextlib
+import functools
 import time
 
 import jax
@@ -15,7 +16,7 @@ def cell_of(case):
     width = case.hidden * (2 if case.bidirectional else 1)
     layers = []
     for size in [case.inputs] + [width] * (case.layers - 1):
-        layer = jl.lstm(input_size=size, hidden_size=case.hidden)
+        layer = jl.lstm(input_size=size, hidden_size=case.hidden, param_dtype=case.dtype)
         layers.append(jl.bidirectional(layer, layer) if case.bidirectional else layer)
     return layers[0] if case.layers == 1 else jl.stack(*layers)
 
@@ -44,9 +45,9 @@ class OnJax:
     def __init__(self, case):
         self.case, self.params = case, weights_of(case)
         inputs, lengths = case.arrays()
-        self.inputs = jnp.asarray(inputs)
+        self.inputs = jnp.asarray(inputs, case.dtype)
         self.lengths = jnp.asarray(lengths) if case.ragged else None
-        self.weights = jax.tree.map(jnp.asarray, self.build())
+        self.weights = jax.tree.map(lambda a: jnp.asarray(a, case.dtype), self.build())
         self.mask = jnp.asarray(np.arange(case.length)[None] < lengths[:, None])[..., None]
 
     def compile(self):
@@ -67,8 +68,9 @@ class OnJax:
 
     def results(self):
         """Outputs, zero in the padding, and gradients in the layout of this library."""
-        gradients = self.back(jax.device_get(self.gradient()))
-        return [np.asarray(self.forward() * self.mask), *jax.tree.leaves(gradients)]
+        single = functools.partial(jax.tree.map, lambda a: np.asarray(a, "float32"))
+        gradients = self.back(single(self.gradient()))
+        return [single(self.forward() * self.mask), *jax.tree.leaves(gradients)]
 
     def stepper(self):
         """A function that does one step of one row, waiting for its result."""
@@ -113,6 +115,12 @@ class OursSpread(Ours):
     context = jl.spread
 
 
+class OursCudnn(Ours):
+    """This library with the kernels of cuDNN."""
+
+    backend = "cudnn"
+
+
 class Plain(OnJax):
     """A scan as one writes it by hand."""
 
@@ -129,7 +137,7 @@ class Plain(OnJax):
         return jnp.moveaxis(x, 0, 1)
 
     def _scan(self, weights, xs, reverse):
-        zeros = jnp.zeros((xs.shape[1], self.case.hidden))
+        zeros = jnp.zeros((xs.shape[1], self.case.hidden), xs.dtype)
 
         def body(state, now):
             new = self.cell(weights, *state, now[0])
@@ -147,7 +155,7 @@ class Plain(OnJax):
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
     def begin(self):
-        return (jnp.zeros((1, self.case.hidden)),) * 2
+        return (jnp.zeros((1, self.case.hidden), self.case.dtype),) * 2
 
     def step(self, weights, state, x):
         state = self.cell(weights[0], *state, x)

@@ -7,7 +7,7 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-from engines import OnJax, Ours, OursSpread, Plain, cell_of, parts, weights_of
+from engines import OnJax, Ours, OursCudnn, OursSpread, Plain, cell_of, parts, weights_of
 
 import jaxlstm as jl
 
@@ -189,7 +189,7 @@ class Equinox(OnJax):
 
 
 class Torch:
-    """torch.nn.LSTM, eager, as its users call it."""
+    """torch.nn.LSTM, eager, as its users call it, on what JAX runs on."""
 
     context = contextlib.nullcontext
 
@@ -207,8 +207,13 @@ class Torch:
         )
         state = jl.convert.torch.dump(self.cell, weights_of(case))
         self.module.load_state_dict({k: torch.tensor(v) for k, v in state.items()})
+        self.place = {
+            "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
+            "dtype": getattr(torch, case.dtype),
+        }
+        self.module.to(**self.place)
         inputs, lengths = case.arrays()
-        self.inputs, self.lengths = torch.tensor(inputs), torch.tensor(lengths)
+        self.inputs, self.lengths = torch.tensor(inputs, **self.place), torch.tensor(lengths)
 
     def compile(self):
         torch, utils = self.torch, self.torch.nn.utils.rnn
@@ -224,34 +229,46 @@ class Torch:
 
         def forward():
             with torch.inference_mode():
-                return apply()
+                outputs = apply()
+            self.wait()
+            return outputs
 
         def gradient():
             self.module.zero_grad(set_to_none=True)
             apply().square().sum().backward()
+            self.wait()
 
         self.forward, self.gradient = forward, gradient
         return None, None
 
+    def wait(self):
+        if self.place["device"] == "cuda":
+            self.torch.cuda.synchronize()
+
     def results(self):
+        def single(tensor):
+            return tensor.float().cpu().numpy()
+
         self.gradient()
         state = {
-            name: np.zeros_like(p.grad) if "bias_hh" in name else p.grad.numpy()
+            name: single(p.grad * 0 if "bias_hh" in name else p.grad)
             for name, p in self.module.named_parameters()
         }
         gradients = jl.convert.torch.load(state, self.cell)[1]
-        return [self.forward().numpy(), *map(np.asarray, jax.tree.leaves(gradients))]
+        leaves = map(np.asarray, jax.tree.leaves(gradients))
+        return [single(self.forward()), *(np.asarray(leaf, "float32") for leaf in leaves)]
 
     def stepper(self):
         torch = self.torch
-        cell = torch.nn.LSTMCell(self.case.inputs, self.case.hidden)
+        cell = torch.nn.LSTMCell(self.case.inputs, self.case.hidden, **self.place)
         x = self.inputs[:, 0]
-        state = (torch.zeros(1, self.case.hidden),) * 2
+        state = (torch.zeros(1, self.case.hidden, **self.place),) * 2
 
         def advance():
             nonlocal state
             with torch.inference_mode():
                 state = cell(x, state)
+            self.wait()
 
         return advance
 
@@ -259,6 +276,7 @@ class Torch:
 ENGINES = {
     "jaxlstm": OursSpread,
     "jaxlstm-one": Ours,
+    "jaxlstm-cudnn": OursCudnn,
     "scan": Plain,
     "torch": Torch,
     "keras": Keras,

@@ -99,10 +99,10 @@ def trouble(data):
         for name, found in row["engines"].items():
             if "error" in found:
                 yield f"- {row['case']}, {data['titles'][name]}: not timed: {found['error']}"
-        if row["others"] > 0.1:
+        if row["others"] > data["crowd"]:
             yield (
-                f"- {row['case']}: something else used up to {row['others']:.2f} cores during a "
-                "burst, after all tries"
+                f"- {row['case']}: something else used up to {row['others']:.0%} of the machine "
+                "during a burst, after all tries"
             )
 
 
@@ -161,7 +161,10 @@ def write(folder: Path, data):
         "![Speed against torch by shape and engine](speed.svg)",
         "",
         "[Where the time of a gradient goes](parts.md), part by part, and what a compiled kernel",
-        "could gain; [whole trainings](training.md), end to end, against the same in torch.",
+        "could gain; [whole trainings](training.md), end to end, against the same in torch; "
+        + (
+            "[on a GPU](gpu.md)." if (folder / "gpu.md").exists() else "on a GPU: not measured yet."
+        ),
         "",
         "## Against the best JAX peer, and against torch",
         "",
@@ -212,8 +215,8 @@ def write(folder: Path, data):
         "gradients must equal those of the plain scan before anything is timed. The engines take",
         "turns, in an order that changes, and all other processes are stopped: the threads of",
         "torch spin while they wait, and torch itself becomes many times slower beside anything",
-        "that runs. A burst of calls (at least 0.15 s) is repeated when anything else used a tenth",
-        "of a core.",
+        "that runs. A burst of calls (at least 0.15 s) is repeated when anything else used a",
+        "twentieth of the machine.",
         "",
     ]
     figure(data, folder / "speed.svg")
