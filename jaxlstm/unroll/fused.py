@@ -117,7 +117,7 @@ def _tangents(
     (params, laid), (dparams, dlaid) = primals, tangents
     wide = dataclasses.replace(options, return_carries=True)
     (outputs, final, carries), nets = _run(cell, wide, keep, keep or tell, params, laid)
-    extra, moves = split.extra(params), not isinstance(dlaid.xs, SymbolicZero)
+    moves = not isinstance(dlaid.xs, SymbolicZero)
     dparams, dfirst, dinitial = jax.tree.map(_zero, (dparams, dlaid.first, dlaid.initial))
     like = (params, dparams, laid, dlaid.xs if moves else ())
     dfirst, dinitial = varying_like((dfirst, dinitial), like)
@@ -135,60 +135,8 @@ def _tangents(
     steps, valid, reset = jax.tree.map(fill, (steps, laid.valid, laid.reset))
     enter = functools.partial(_entries, chunk=chunk, reverse=reverse)
 
-    def prepare(now: Steps, entry: Carry) -> Steps:
-        given = now["x"]
-        x = _shown(now, given["x"])
-        carry = jax.tree.map(functools.partial(_before, reverse=reverse), entry, given["after"])
-        if "cut" in now:  # for the derivatives of this derivative
-            carry = choose(now["cut"], jax.tree.map(lax.stop_gradient, carry), carry)
-        if "reset" in now:
-            carry = choose(now["reset"], _along(laid.initial, carry), carry)
-
-        # One long batch: a product whose transpose sums over one dimension is faster than over two.
-        leading = x.shape[: x.ndim - len(cell.input_shape)]
-        flat = functools.partial(jax.tree.map, lambda a: a.reshape(-1, *a.shape[len(leading) :]))
-        back = functools.partial(jax.tree.map, lambda a: a.reshape(*leading, *a.shape[1:]))
-
-        rows = flat(x)
-
-        def net(params: Params, x: Array = rows) -> dict[str, Array]:
-            return back(_net(split, params, x, flat(carry)))
-
-        tangent = (dparams, flat(_shown(now, given["dx"]))) if moves else (dparams,)
-        at, push = jax.linearize(net, *(params, rows)[: len(tangent)])
-        dnet = folded(push, *tangent)(*tangent)
-        at, more, last = given.get("net", at), None, None
-        if jax.tree.leaves(extra):
-            merge = lambda p: split.merge(split.extra(p), carry, at)  # noqa: E731
-            more = jax.jvp(merge, (params,), (dparams,))[1]
-        if split.after:
-            merged = flat(split.merge(extra, carry, at))
-            last = jax.jvp(lambda p: back(split.after(p, merged)), (params,), (dparams,))[1]
-
-        def linear(*at: Any) -> Any:
-            return folded(jax.linearize(functools.partial(split.merge, extra), *at)[1], *at)
-
-        return now | {"x": (jax.vmap(linear)(carry, at), dnet, more, last)}
-
-    def product(part: Any, like: Any) -> Any:
-        return folded(jax.linearize(functools.partial(part, params), like)[1], like)
-
-    passed, project = product(split.states, laid.first), None
-    if split.after:
-        merged = jax.eval_shape(split.merge, extra, laid.first, _shapes(split, params, laid))
-        project = product(split.after, jax.tree.map(jnp.zeros_like, merged))
-
-    def step(dcarry: Carry, now: Any) -> tuple[Carry, Any]:
-        linear, dnet, more, last = now
-        dnet = net_of(dnet, passed(dcarry))
-        found = linear(dcarry, dnet)
-        if more is not None:
-            found = jax.tree.map(jnp.add, found, more)
-        if project is not None:
-            found = jax.tree.map(jnp.add, project(found), last)
-        new, output = found
-        return new, (output, dnet if tell else None)
-
+    prepare = functools.partial(_prepared, cell, params, dparams, laid.initial, reverse=reverse)
+    step = _recursion(split, params, laid, tell)
     (doutputs, dnets), dfinal, dcarries = scan_over(
         step,
         dataclasses.replace(wide, chunk=chunk),
@@ -210,6 +158,83 @@ def _tangents(
 
 
 _run.defjvp(_tangents, symbolic_zeros=True)
+
+
+def _prepared(
+    cell: Cell,
+    params: Params,
+    dparams: Params,
+    initial: Carry,
+    now: Steps,
+    entry: Carry,
+    *,
+    reverse: bool,
+) -> Steps:
+    """All of a chunk that does not wait for the tangent of the carry.
+
+    Of every step: how `merge` is linear in the carry and in what it is given, the tangent of what
+    it is given without dh U, and those of the parameters in `merge` and `after`.
+    """
+    split: Any = cell.split
+    given, extra = now["x"], split.extra(params)
+    x = _shown(now, given["x"])
+    carry = jax.tree.map(functools.partial(_before, reverse=reverse), entry, given["after"])
+    if "cut" in now:  # for the derivatives of this derivative
+        carry = choose(now["cut"], jax.tree.map(lax.stop_gradient, carry), carry)
+    if "reset" in now:
+        carry = choose(now["reset"], _along(initial, carry), carry)
+
+    # One long batch: a product whose transpose sums over one dimension is faster than over two.
+    leading = x.shape[: x.ndim - len(cell.input_shape)]
+    flat = functools.partial(jax.tree.map, lambda a: a.reshape(-1, *a.shape[len(leading) :]))
+    back = functools.partial(jax.tree.map, lambda a: a.reshape(*leading, *a.shape[1:]))
+
+    rows = flat(x)
+
+    def net(params: Params, x: Array = rows) -> dict[str, Array]:
+        return back(_net(split, params, x, flat(carry)))
+
+    tangent = (dparams, flat(_shown(now, given["dx"]))) if "dx" in given else (dparams,)
+    at, push = jax.linearize(net, *(params, rows)[: len(tangent)])
+    dnet = folded(push, *tangent)(*tangent)
+    at, more, last = given.get("net", at), None, None
+    if jax.tree.leaves(extra):
+        merge = lambda p: split.merge(split.extra(p), carry, at)  # noqa: E731
+        more = jax.jvp(merge, (params,), (dparams,))[1]
+    if split.after:
+        merged = flat(split.merge(extra, carry, at))
+        last = jax.jvp(lambda p: back(split.after(p, merged)), (params,), (dparams,))[1]
+
+    def linear(*at: Any) -> Any:
+        return folded(jax.linearize(functools.partial(split.merge, extra), *at)[1], *at)
+
+    return now | {"x": (jax.vmap(linear)(carry, at), dnet, more, last)}
+
+
+def _recursion(split: Any, params: Params, laid: Any, tell: bool) -> Any:
+    """One step of the tangents of the carry; gives those of outputs, and what `merge` is given."""
+    extra, project = split.extra(params), None
+
+    def product(part: Any, like: Any) -> Any:
+        return folded(jax.linearize(functools.partial(part, params), like)[1], like)
+
+    passed = product(split.states, laid.first)
+    if split.after:
+        merged = jax.eval_shape(split.merge, extra, laid.first, _shapes(split, params, laid))
+        project = product(split.after, jax.tree.map(jnp.zeros_like, merged))
+
+    def step(dcarry: Carry, now: Any) -> tuple[Carry, Any]:
+        linear, dnet, more, last = now
+        dnet = net_of(dnet, passed(dcarry))
+        found = linear(dcarry, dnet)
+        if more is not None:
+            found = jax.tree.map(jnp.add, found, more)
+        if project is not None:
+            found = jax.tree.map(jnp.add, project(found), last)
+        new, output = found
+        return new, (output, dnet if tell else None)
+
+    return step
 
 
 def _net(split: Any, params: Params, x: Array, carry: Carry) -> dict[str, Array]:
