@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,6 +90,15 @@ def test_a_full_disk_is_one_line_and_what_was_saved_goes_on(
         assert timeless(run) == timeless(whole)
         assert same(run, whole, prepared)
     seen("disk", "full disks gone on from", 1)
+
+
+def test_a_full_disk_is_one_line_in_a_process_of_its_own(tmp_path):
+    with disk(tmp_path / "disk", "116k"):
+        command = [sys.executable, "-m", "jaxlstm", "run", str(OLD / "config.toml"), "--quiet"]
+        command += ["--out", str(tmp_path / "disk" / "run")]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"jaxlstm: cannot write .*\(No space left on device\)\n", done.stderr)
 
 
 def test_a_disk_that_may_only_be_read_is_one_line(whole, tmp_path, capfd, seen):

@@ -8,11 +8,14 @@ found out before its numbers are believed.
 
 import contextlib
 import errno
+import gc
 import hashlib
 import json
 import logging
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +32,8 @@ from jaxlstm.training.step import TrainState
 
 KEPT = 2
 SUMS = "sha256.json"
+LINGER = 0.1
+"""Seconds in which threads of orbax's still report to it after it has given up."""
 
 
 class Checkpoint(NamedTuple):
@@ -71,7 +76,7 @@ def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: f
         return path
     try:
         _clear(folder)
-        with _unheard(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        with _orbax() as checkpointer:
             checkpointer.save(part, content)
         storage.replace(part / SUMS, json.dumps(_sums(part), indent=1).encode())
         # The arrays are on the disk already, in folders `d`; what describes them is not.
@@ -154,14 +159,14 @@ def _restore(path: Path, content: Any) -> Any:
             return leaf
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
-    with _unheard(), ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+    with _orbax() as checkpointer:
         found = checkpointer.restore(path, jax.tree.map(placed, content))
     freed = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), found["states"])
     return {**found, "states": freed}
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
-    """Orbax shall wait for no other process: this one writes and reads by itself."""
+    """What makes orbax wait for no other process."""
     if not processes.several():
         return ocp.options.MultiprocessingOptions()
     me = jax.process_index()
@@ -181,17 +186,31 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep the log free of what orbax leaves behind when it gives up: it raises as well."""
+def _orbax() -> Iterator[ocp.StandardCheckpointer]:
+    """Let orbax work, and leave no word of what it leaves behind when it gives up: it raises."""
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
-    before = [logger.level for logger in loggers]
+    before = [logger.level for logger in loggers], sys.unraisablehook
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
+    sys.unraisablehook = lambda _: None
+    failed = None
     try:
-        yield
+        # Orbax shall wait for no other process: this one writes and reads by itself.
+        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+            yield checkpointer
+    except Exception as error:
+        # Its tasks complain when they are gone, and what was raised holds on to them.
+        failed = error.with_traceback(None)
+        failed.__cause__ = failed.__context__ = None
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        if failed:
+            time.sleep(LINGER)
+            gc.collect()
+        for logger, level in zip(loggers, before[0], strict=True):
             logger.setLevel(level)
+        sys.unraisablehook = before[1]
+    if failed:
+        raise failed
 
 
 def _clear(folder: str | Path) -> None:
