@@ -19,6 +19,7 @@ appended, and a line that was cut short is not read. Numbers that are not finite
 Format versions: 1; 2 since checkpoints carry the hashes of their files.
 """
 
+import math
 import os
 import platform
 import re
@@ -82,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         parameters: how many the network has; None where there is not one alone.
         summary: the scores.
         baselines: scores of simple predictors, named "memoryless mse", to be drawn as lines.
+        data: the SHA-256 of the files at `task.path`; None where there is none.
         reason: why the run failed, or could not go on; None otherwise.
         cell_steps_per_second: how fast a training was, over all seeds: units of the network times
             time steps of the sequences that it learnt from, forward, backward and update. None
@@ -104,6 +106,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     summary: list[Score] = []
     baselines: dict[str, float] = {}
+    data: str | None = None
     reason: str | None = None
     cell_steps_per_second: float | None = None
 
@@ -147,6 +150,7 @@ def create(
     parameters: int | None = None,
     baselines: Mapping[str, float] | None = None,
     symbols: str | None = None,
+    data: str | None = None,
 ) -> Manifest:
     """Make a run folder: `config.toml` and a manifest in the state "running".
 
@@ -160,8 +164,9 @@ def create(
         seeds: the seeds.
         device: what computes.
         parameters: how many the network has.
-        baselines: scores of simple predictors.
+        baselines: scores of simple predictors, of which those that are finite are kept.
         symbols: the characters of a text, in the order of their numbers; None elsewhere.
+        data: the SHA-256 of the files that it learns from; None where there are none.
 
     Returns:
         The manifest.
@@ -183,7 +188,8 @@ def create(
         git_revision=_git_revision(),
         versions=_versions(),
         parameters=parameters,
-        baselines=dict(baselines or {}),
+        baselines={k: v for k, v in (baselines or {}).items() if math.isfinite(v)},
+        data=data,
     )
     write_text(Path(folder) / "config.toml", config)
     if symbols is not None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gzip
+import hashlib
 import io
 import os
 import stat
@@ -41,6 +42,24 @@ def read(path: Path, largest: int = LARGEST_FILE) -> bytes:
     return content
 
 
+def digest(path: str | Path) -> str:
+    """The SHA-256 of a file, or of all files in a folder with their names.
+
+    Raises:
+        UserError: when one cannot be read.
+    """
+    whole, root = hashlib.sha256(), Path(path).expanduser()
+    try:
+        for each in sorted(root.rglob("*")) if root.is_dir() else [root]:
+            if each.is_file():
+                whole.update(each.relative_to(root).as_posix().encode())
+                with each.open("rb") as file:
+                    whole.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise UserError(f"task.path: cannot read '{path}' ({error.strerror})") from None
+    return whole.hexdigest()
+
+
 def unzip(content: bytes, largest: int = LARGEST_FILE) -> bytes:
     """Unpack gzip, and no more of it than a file may have: a few bytes may stand for very many.
 
@@ -70,7 +89,10 @@ def read_text(path: str) -> str:
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"task.path: cannot read '{path}' as a text file ({reason})") from error
+        where = "" if Path(path).is_absolute() else f" in '{Path.cwd()}'"
+        raise UserError(
+            f"task.path: cannot read '{path}'{where} as a text file ({reason})"
+        ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

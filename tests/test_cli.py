@@ -72,6 +72,9 @@ MISTAKES = [
     (["report"], "report: expected a RUN"),
     (["report", "runs/none"], "'runs/none' is no run folder"),
     (["list", "none"], "list: there is no folder 'none'"),
+    (["sample", "x", "--characters", "abc"], "--characters: expected an integer, got 'abc'"),
+    (["sample", "x", "--temperature", "hot"], "--temperature: expected a number, got 'hot'"),
+    (["sample", "x", "--draw", "1.5"], "--draw: expected an integer, got '1.5'"),
     (["list", "--a.b", "3"], "--a.b: only `run`, `study`, `reproduce` and `sweep` take"),
 ]
 
@@ -176,6 +179,35 @@ def test_what_follows_a_run_that_fails_is_run_and_reported_too(room, capsys):
     reports = [Path(line) for line in out.splitlines() if line.endswith("report.html")]
     assert len(set(reports)) == 2
     assert all(report.is_file() for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("into", "status", "line"),
+    [
+        ("> /dev/full", 2, "jaxlstm: cannot write the output (No space left on device)\n"),
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        ("| head -n 1", 0, ""),
+    ],
+)
+def test_an_output_that_nobody_reads_is_no_traceback(room, into, status, line):
+    for index in range(200):
+        Path(f"runs/{index}").mkdir(parents=True)
+        Path(f"runs/{index}/manifest.json").write_text("{")
+    command = f"set -o pipefail; {sys.executable} -m jaxlstm list {into}"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = ["bash", "-c", command]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (status, line)
+
+
+def test_characters_that_the_output_does_not_have_are_escaped(room, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    Path("é").mkdir()
+    assert cli.main(["list", "é"]) == 0
+    out.seek(0)
+    assert out.read() == "no runs in '\\xe9'\n"
 
 
 def test_list_survives_a_folder_it_cannot_read(room, capsys):

@@ -92,8 +92,10 @@ def test_a_full_disk_is_one_line_and_what_was_saved_goes_on(
     seen("disk", "full disks gone on from", 1)
 
 
-def test_a_full_disk_is_one_line_in_a_process_of_its_own(tmp_path):
-    with disk(tmp_path / "disk", "116k"):
+# At these sizes orbax gives up in the middle, and threads of its go on reporting to it.
+@pytest.mark.parametrize("size", ["88k", "100k"])
+def test_a_full_disk_is_one_line_in_a_process_of_its_own(size, tmp_path):
+    with disk(tmp_path / "disk", size):
         command = [sys.executable, "-m", "jaxlstm", "run", str(OLD / "config.toml"), "--quiet"]
         command += ["--out", str(tmp_path / "disk" / "run")]
         done = subprocess.run(command, capture_output=True, text=True)

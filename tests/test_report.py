@@ -482,6 +482,17 @@ def test_baselines_stand_in_the_panel_of_their_metric(training):
     }
 
 
+def test_a_predictor_has_one_look_in_all_panels():
+    metrics = {"mae": [1.0], "mse": [2.0], "nmse": [0.5]}
+    records = [curves.Record(step=40, split="validation", metrics=metrics)]
+    baselines = {"persistence mae": 3.0, "persistence mse": 4.0, "AR(2) mae": 0.5}
+    figure = curves.figures(records, baselines)["scores"]
+    found = {panel.y.label: panel.series[1:] for panel in figure.panels}
+    assert [s.label for s in found["mae"]] == ["persistence", "AR(2) (0.5)"]
+    assert [s.label for s in found["mse"]] == ["persistence"]
+    assert found["mse"][0].x == [0, 40]
+
+
 def test_leaves_share_a_log_panel(training):
     figure = json.loads((training / "figures" / "norms_by_leaf.json").read_text())
     (panel,) = figure["panels"]

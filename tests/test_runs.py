@@ -47,6 +47,11 @@ def test_not_a_number_is_null(tmp_path):
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["metrics"] == {"loss": [None, 2.0]}
 
 
+def test_baselines_that_are_not_finite_are_left_out(tmp_path):
+    make(tmp_path / "r", baselines={"persistence mse": math.inf, "persistence mae": 2.0})
+    assert runs.read_manifest(tmp_path / "r").baselines == {"persistence mae": 2.0}
+
+
 def test_a_line_cut_short_is_dropped_and_later_steps_are_taken_back(tmp_path):
     for step in (1, 2, 3):
         runs.append(tmp_path, "metrics.jsonl", {"step": step})

@@ -219,6 +219,13 @@ def test_a_damaged_checkpoint_is_passed_over(whole, tmp_path, capsys):
     assert records(folder) == records(whole)
 
 
+def test_scores_that_were_lost_at_the_end_are_there_again(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "r")
+    runs.update_manifest(folder, state="interrupted", summary=[])
+    (folder / "metrics.jsonl").unlink()
+    assert training.resume(folder, quiet=True).summary == runs.read_manifest(whole).summary
+
+
 def test_a_checkpoint_of_another_network_is_refused(whole):
     with pytest.raises(UserError, match="can be read for this config"):
         states(whole, experiment(model=config.LSTM(hidden_size=6)))

@@ -51,6 +51,17 @@ def test_a_run_whose_process_is_gone_is_dead_and_its_best_score_stands(
     assert not (Path("runs") / "cut" / ".lock").exists()
 
 
+def test_records_that_are_damaged_are_passed_over(tmp_path, capsys):
+    make(tmp_path / "r", state="failed")
+    for metrics in ({"mse": [1, "a"]}, {"mse": "a"}, ["mse"]):
+        record = {"step": 8, "split": 3, "metrics": metrics}
+        runs.append(tmp_path / "r", "metrics.jsonl", record)
+    assert cli.main(["list", str(tmp_path)]) == 0
+    assert "validation mse 0.15 at step 4" in capsys.readouterr().out
+    assert cli.main(["watch", str(tmp_path / "r")]) == 0
+    assert "step 8  3  mse 1\n" in capsys.readouterr().out
+
+
 def test_a_run_is_followed_line_by_line_until_it_ends(tmp_path):
     make(tmp_path / "r")
     command = [sys.executable, "-m", "jaxlstm", "watch", str(tmp_path / "r"), "--every", "0.05"]

@@ -198,3 +198,17 @@ checkpoints.save(sys.argv[2], 3, jax.device_put(ready.states(), everywhere), 0.1
         strict=True,
     ):
         np.testing.assert_array_equal(here, there)
+
+
+def test_a_run_does_not_go_on_with_another_text(trained, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    Path("my.txt").write_text("abécd\n" * 60, encoding="utf-8")
+    runs.update_manifest("run", state="interrupted")
+    assert cli.main(["run", "--resume", "run", "--quiet"]) == 0
+    runs.update_manifest("run", state="interrupted")
+    with Path("my.txt").open("a", encoding="utf-8") as file:
+        file.write("abécd\n")
+    capsys.readouterr()
+    assert cli.main(["run", "--resume", "run", "--quiet"]) == 2
+    assert "the data that 'run' is trained on are others now" in capsys.readouterr().err

@@ -12,6 +12,11 @@ from tyro.conf import Positional, arg, subcommand
 from jaxlstm.errors import UserError
 
 OVERRIDE = re.compile(r"--([A-Za-z_][\w-]*(?:\.[\w-]+)+)(?:=(.*))?", re.DOTALL)
+NO_NUMBER = re.compile(
+    r"Error parsing (\S+): (?:no type matching .*? from \[|invalid literal .*?: "
+    r"|could not convert .*?: )('.*?')"
+)
+"""What tyro says of a word where a number is wanted."""
 Overrides = list[tuple[str, str]]
 Files = Annotated[tuple[str, ...], arg(metavar="CONFIG...", help_behavior_hint="")]
 Folders = Annotated[tuple[str, ...], arg(metavar="RUN...", help_behavior_hint="")]
@@ -277,5 +282,9 @@ def _condensed(box: str) -> str:
     if "╭" not in box:
         said = said[1:]
     text = " ".join(said[0]) if said else "cannot read the command line"
+    wrong = NO_NUMBER.match(text)
+    if wrong:
+        kind = "a number" if "FLOAT" in text or "float" in text else "an integer"
+        return f"{wrong[1]}: expected {kind}, got {wrong[2]}"
     near = next((lines[1] for lines in said if lines[0] == "Perhaps you meant:"), "")
     return f"{text}{f'; did you mean {near.split()[0]}?' if near else '; see jaxlstm --help'}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxlstm import locks, runs
 from jaxlstm.cli.arguments import List
-from jaxlstm.cli.wording import say, scored
+from jaxlstm.cli.wording import mean, say, scored
 from jaxlstm.errors import UserError
 from jaxlstm.progress import clock
 
@@ -71,13 +71,13 @@ def _best(folder: Path) -> str:
         if record.get("split") in ("train", "gradients", "stop") or not isinstance(metrics, dict):
             continue
         name = next((n for n in metrics if n != "loss"), "loss")
-        values = [value for value in metrics.get(name, []) if value is not None]
-        if not values:
+        value = mean(metrics.get(name))
+        if value is None:
             continue
-        mean, what = sum(values) / len(values), f"{record.get('split')} {name}"
+        what, now = f"{record.get('split')} {name}", (value, record["step"])
         better = max if "accuracy" in name else min
-        found[what] = better(found.get(what, (mean, record["step"])), (mean, record["step"]))
-    return ", ".join(f"{what} {mean:.4g} at step {step}" for what, (mean, step) in found.items())
+        found[what] = better(found.get(what, now), now)
+    return ", ".join(f"{what} {value:.4g} at step {step}" for what, (value, step) in found.items())
 
 
 def sized(folder: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from jaxlstm import runs
 from jaxlstm.cli.arguments import Watch
 from jaxlstm.cli.listing import standing
-from jaxlstm.cli.wording import say, scored
+from jaxlstm.cli.wording import mean, say, scored
 from jaxlstm.errors import UserError
 from jaxlstm.progress import clock
 
@@ -72,7 +72,7 @@ def _table(folder: Path) -> Iterator[Show]:
         done = records[-1]["step"] if records else 0
         of = f" of {steps}" if steps else ""
         table = Table("set", "step", "latest", title=f"{manifest.name}: step {done}{of}", box=None)
-        for record in {record.get("split"): record for record in records}.values():
+        for record in {str(record.get("split")): record for record in records}.values():
             table.add_row(str(record.get("split")), str(record["step"]), _figures(record))
         live.update(table, refresh=True)
 
@@ -85,9 +85,9 @@ def _figures(record: dict[str, Any]) -> str:
     found = []
     metrics = record.get("metrics")
     for name, values in metrics.items() if isinstance(metrics, dict) else ():
-        real = [value for value in values if value is not None]
+        value = mean(values)
         if "." not in name:
-            found.append(f"{name} {sum(real) / len(real):.4g}" if real else f"{name} not finite")
+            found.append(f"{name} not finite" if value is None else f"{name} {value:.4g}")
     return "  ".join(found)
 
 

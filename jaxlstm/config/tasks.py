@@ -169,8 +169,8 @@ class Forecast(Kind, frozen=True, kw_only=True, tag="forecast"):
         horizons: how many steps ahead, one forecast for each; (1,) if left out.
         predict: whether the network gives the "value" or its "change" from the last known one.
         window: steps of a training sequence, whose first half is not scored; 64 if left out.
-        validation: the share of the rows before the test part; .1 if left out, may be 0.
-        test: the share of the rows at the end; .2 if left out.
+        validation: the share of all rows that lie before the test part; .1 if left out, may be 0.
+        test: the share of all rows at the end; .2 if left out.
         validation_from: where the validation part begins, a time, or a row where there are no
             times; as the share says if left out.
         test_from: where the test part begins.
@@ -200,13 +200,18 @@ class Forecast(Kind, frozen=True, kw_only=True, tag="forecast"):
             raise ValueError("expected `source` or `path`, got neither")
         if self.source is None and self.target is None:
             raise ValueError("target: missing, expected the name of a column")
-        if self.horizons is not None and len(set(self.horizons)) != len(self.horizons):
-            raise ValueError(f"horizons: expected different numbers, got {list(self.horizons)}")
+        for key, words in (("horizons", "numbers"), ("columns", "names"), ("groups", "names")):
+            values = getattr(self, key)
+            if values is not None and len(set(values)) != len(values):
+                raise ValueError(f"{key}: expected different {words}, got {list(values)}")
         for share, start in (("test", "test_from"), ("validation", "validation_from")):
             if getattr(self, share) is not None and getattr(self, start) is not None:
                 raise ValueError(f"expected one of `{share}` and `{start}`, got both")
         if (self.validation or 0) + (self.test or 0) >= 1:
-            raise ValueError("test: expected less than 1 together with `validation`")
+            raise ValueError(
+                f"test: expected less than 1 together with validation = {self.validation or 0:g}, "
+                f"got {self.test or 0:g}"
+            )
 
 
 class Music(Kind, frozen=True, tag="music"):

@@ -1,5 +1,6 @@
 """From the records of a training to its figures: what happened to each metric, over all seeds."""
 
+import collections
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +50,8 @@ def figures(records: Iterable[Record], baselines: Mapping[str, float]) -> dict[s
     found: dict[str, Figure] = {}
     scores = [name for name in plain if name not in NORMS]
     if scores:
-        panels = [_panel(name, measured, baselines) for name in scores]
+        beside = _references(scores, baselines)
+        panels = [_panel(name, measured, beside[name]) for name in scores]
         found["scores"] = Lines(panels, "Scores", _caption(measured, scores))
     norms = [name for name in NORMS if name in plain]
     if norms:
@@ -160,16 +162,29 @@ def _json(values: np.ndarray) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
-def _panel(name: str, measured: Measured, baselines: Mapping[str, float]) -> Panel:
+def _references(names: Sequence[str], baselines: Mapping[str, float]) -> dict[str, dict]:
+    """The lines of simple predictors, by metric: a label for each, and its value.
+
+    A predictor that stands in several panels has one label, and so one look; elsewhere the label
+    says the value too.
+    """
+    parts = [(*label.rpartition(" ")[::2], value) for label, value in baselines.items()]
+    shown = [(predictor, metric, value) for predictor, metric, value in parts if metric in names]
+    times = collections.Counter(predictor for predictor, _, _ in shown)
+    found: dict[str, dict] = {name: {} for name in names}
+    for predictor, metric, value in shown:
+        label = predictor if times[predictor] > 1 else f"{predictor} ({number(value)})"
+        found[metric][label] = value
+    return found
+
+
+def _panel(name: str, measured: Measured, references: Mapping[str, float]) -> Panel:
     splits = _splits(name, measured)
     series = [_series(split, measured[name, split], seeds=True) for split in splits]
     steps = [x for s in series for x in s.x if x is not None]
-    ends = [min(steps), max(steps)]
-    for label, value in baselines.items():
-        predictor, _, metric = label.rpartition(" ")
-        if metric == name:
-            label = f"{predictor} ({number(value)})"
-            series.append(Series(label, list(ends), [value, value], role="reference"))
+    ends = [min(steps) if min(steps) < max(steps) else 0, max(steps)]
+    for label, value in references.items():
+        series.append(Series(label, list(ends), [value, value], role="reference"))
     values = np.concatenate([_array(measured[name, split]).flatten() for split in splits])
     return Panel(Axis("training step"), Axis(spoken(name), _scale(name, values)), series)
 

@@ -202,7 +202,7 @@ def _check(config: "Forecast", table: tables.Table, asked: list[Asked], window: 
     if longest < window:
         raise UserError(
             f"task.window: {window} steps do not fit into the training part, whose longest series "
-            f"has {longest}; give a longer file or a smaller window"
+            f"has {longest}; give a longer file, a smaller window, or smaller other parts"
         )
     for index in (0, 2):
         scored = np.sum([a.scored[index].sum(axis=0) for a in asked], axis=0)
@@ -301,11 +301,11 @@ def _loss(horizons: tuple[int, ...], unit: np.ndarray, variance: np.ndarray) -> 
         outputs = at_least_float32(outputs)
         wanted, weight = jnp.moveaxis(batch.targets.astype(outputs.dtype), -1, 0)
         error = outputs - wanted
-        scale, spread = jnp.asarray(unit, error.dtype), jnp.asarray(variance, error.dtype)
+        scale, share = (jnp.asarray(a, error.dtype) for a in (unit, unit * (unit / variance)))
         squares = jnp.mean(weight * jnp.square(error), axis=(0, 1))
         mae = scale * jnp.mean(weight * jnp.abs(error), axis=(0, 1))
         each = {"mae": mae, "mse": jnp.square(scale) * squares}
-        each["nmse"] = each["mse"] / spread
+        each["nmse"] = share * squares
         metrics = {name: jnp.mean(values) for name, values in each.items()}
         for index, horizon in enumerate(horizons if len(horizons) > 1 else ()):
             metrics |= {f"{name}_at_{horizon}": values[index] for name, values in each.items()}

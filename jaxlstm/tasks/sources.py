@@ -46,7 +46,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def with_defaults(config: "Forecast") -> "Forecast":
-    """Give every key that was left out the value of the source, or the common one."""
+    """Give every key that was left out the value of the source, or the common one.
+
+    Raises:
+        UserError: when these do not fit to what was given.
+    """
     defaults = COMMON | DEFAULTS.get(config.source or "", {})
     beginning = {"test": "test_from", "validation": "validation_from"}
     for share, start in beginning.items():
@@ -55,7 +59,10 @@ def with_defaults(config: "Forecast") -> "Forecast":
         if getattr(config, start) is not None or start in defaults:
             defaults.pop(share, None)
     left_out = {key: value for key, value in defaults.items() if getattr(config, key) is None}
-    filled = msgspec.structs.replace(config, **left_out)
+    try:
+        filled = msgspec.structs.replace(config, **left_out)
+    except ValueError as error:
+        raise UserError(f"task.{error}") from None
     return msgspec.structs.replace(filled, time=filled.time or None, group=filled.group or None)
 
 
@@ -103,6 +110,12 @@ def cuts(config: "Forecast", table: Table) -> list[tuple[int, int, int]]:
                 f"step {test}, got step {validation}"
             )
         found.append((validation, test, len(series.times)))
+    for index, key in enumerate(("validation_from", "test_from")):
+        if getattr(config, key) is not None and not any(0 < cut[index] < cut[2] for cut in found):
+            raise UserError(
+                f"task.{key}: expected a place between the first and the last row of a series, "
+                f"got {getattr(config, key)!r}"
+            )
     return found
 
 

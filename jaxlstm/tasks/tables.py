@@ -24,6 +24,8 @@ MISSING = ("", "na", "nan")
 DELIMITERS = ",;\t"
 # A mistyped year would make a grid of millions of steps.
 LARGEST_SPREAD = 100
+# Single precision holds its square.
+LARGEST = 1e18
 
 
 class Series(NamedTuple):
@@ -170,10 +172,10 @@ def _number(field: str, column: str, where: str, line: int) -> float:
         value = float(field)
     except ValueError:
         value = math.inf
-    if math.isinf(value):
+    if abs(value) > LARGEST:
         raise UserError(
-            f"{where}, line {line}: expected a number in column {column!r}, or nothing, NA or NaN "
-            f"where it is missing, got {field[:40]!r}"
+            f"{where}, line {line}: expected a number up to {LARGEST:g} in column {column!r}, or "
+            f"nothing, NA or NaN where it is missing, got {field[:40]!r}"
         )
     return value
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxlstm import config, locks, runs
+from jaxlstm import config, locks, runs, storage
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 from jaxlstm.training import checkpoints, mesh, model, processes, records
@@ -72,7 +72,13 @@ def _create(
         parameters=model.count(states[0].params),
         baselines=training.task.baselines,
         symbols=training.task.symbols,
+        data=_data(experiment),
     )
+
+
+def _data(experiment: config.Experiment) -> str | None:
+    path = getattr(experiment.task, "path", None)
+    return None if path is None else storage.digest(path)
 
 
 def resume(
@@ -118,6 +124,11 @@ def resume(
         if symbols is not None and symbols != training.task.symbols:
             raise UserError(
                 f"--resume: the text that '{folder}' is trained on has other characters now"
+            )
+        if manifest.data not in (None, _data(experiment)):
+            raise UserError(
+                f"--resume: the data that '{folder}' is trained on are others now: "
+                "expected those that it began with at task.path"
             )
         states, step, seconds = _latest(folder, training, quiet)
         shape = mesh.resolve(experiment.train.mesh, len(states))
