@@ -201,13 +201,23 @@ def test_an_output_that_nobody_reads_is_no_traceback(room, into, status, line):
     assert (done.returncode, done.stderr) == (status, line)
 
 
-def test_characters_that_the_output_does_not_have_are_escaped(room, monkeypatch):
-    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    monkeypatch.setattr(sys, "stdout", out)
+def test_characters_that_the_output_does_not_have_are_escaped(room):
     Path("é").mkdir()
-    assert cli.main(["list", "é"]) == 0
-    out.seek(0)
-    assert out.read() == "no runs in '\\xe9'\n"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-m", "jaxlstm", "list", "é"]
+    given = {"capture_output": True, "env": environment | {"PYTHONIOENCODING": "ascii"}}
+    assert subprocess.run(command, **given).stdout == b"no runs in '\\xe9'\n"
+
+
+@pytest.mark.parametrize(("into", "status"), [("| head -n 1", 0), ("> /dev/full", 2)])
+def test_a_run_goes_on_where_nobody_reads_on(room, into, status):
+    command = f"set -o pipefail; {sys.executable} -m jaxlstm run small.toml --out r {into}"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert done.returncode == status
+    assert done.stderr.count("\n") == (status == 2)
+    assert runs.read_manifest("r").state == "finished"
+    assert Path("r/report.html").exists()
 
 
 def test_list_survives_a_folder_it_cannot_read(room, capsys):

@@ -232,7 +232,7 @@ def test_many_scores_are_counted_and_the_missed_are_named(bare):
 def test_failed_and_running_runs_say_so(bare):
     fields = {"kind": "training", "name": "n", "question": ""}
     report_folders.manifest(bare, state="failed", reason="the loss was not finite", **fields)
-    assert "ended early (failed: the loss was not finite)" in Page(report.write(bare)).text
+    assert "not whole (failed: the loss was not finite)" in Page(report.write(bare)).text
     report_folders.manifest(bare, state="running", **fields)
     assert "had not ended" in Page(report.write(bare)).text
 

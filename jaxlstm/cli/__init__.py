@@ -32,7 +32,7 @@ from jaxlstm.cli.arguments import (
 )
 from jaxlstm.cli.listing import list_runs
 from jaxlstm.cli.watching import watch
-from jaxlstm.cli.wording import STATUS, complain, say, scored, speak
+from jaxlstm.cli.wording import STATUS, complain, heard, say, scored, speak
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     speak()
     with _terminable():
-        return _main(given)
+        return heard(_main(given))
 
 
 def _main(given: list[str]) -> int:

@@ -7,35 +7,71 @@ from pathlib import Path
 from typing import Any
 
 from jaxlstm import runs
-from jaxlstm.errors import UserError
 
 STATUS = {"interrupted": 130, "failed": 1}
 """The exit status of a run by its state; 0 for any other."""
 
 
+class Output(io.TextIOWrapper):
+    """An output that takes everything: what is computed does not end where nobody reads on.
+
+    Once it could not write, as where the disk is full or `head` has seen enough, the rest goes
+    nowhere, and `lost` says why.
+    """
+
+    lost: OSError | None = None
+
+    def write(self, text: str, /) -> int:
+        """Write, or lose, a text."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what is left in the buffer, or lose it."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
 def speak() -> None:
-    """Let every character be printed somehow, also where there is no output at all."""
+    """Let the process print through an `Output`, in which every character is printed somehow."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the shell's `>&-`
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout is sys.__stdout__:
+        sys.stdout.flush()
+        sys.stdout = Output(
+            sys.stdout.buffer,
+            encoding=sys.stdout.encoding,
+            errors="backslashreplace",
+            line_buffering=bool(sys.stdout.line_buffering),
+        )
+
+
+def heard(status: int) -> int:
+    """The exit status, once all is said: 2, and a line, where the output could not be written."""
+    sys.stdout.flush()
+    lost = getattr(sys.stdout, "lost", None)
+    if lost is None or isinstance(lost, BrokenPipeError):
+        return status
+    complain(f"cannot write the output ({lost.strerror})")
+    return status or 2
 
 
 def say(line: str) -> None:
-    """Print a line; nothing more where the reader has gone, as `head` does.
-
-    Raises:
-        UserError: when it cannot be written.
-    """
-    try:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-    except OSError as error:
-        # What is still to be written would fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            raise UserError(f"cannot write the output ({error.strerror})") from None
+    """Print a line."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def complain(line: str) -> None:
