@@ -1,5 +1,7 @@
 """Combinators: what they compute, and noise that is the same wherever it is drawn."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,6 +198,59 @@ def test_a_reset_restarts_the_state_and_not_the_noise():
     resets = jnp.zeros((B, T), bool).at[:, 3].set(True)
     outputs = jl.unroll(cell, params, inputs, resets=resets, key=jax.random.key(0)).outputs
     assert np.abs(outputs[:, 3] - outputs[:, 0]).max() > 1e-6
+
+
+@every_noise
+@pytest.mark.parametrize("rows", [B, 3])
+def test_an_old_key_gives_the_noise_of_the_new_one(cell, rows):
+    # Its words, two of them, are not the two rows of a batch.
+    params, inputs = random_params(cell), random_inputs(cell, rows, T)
+    old, new = jax.random.PRNGKey(7), jax.random.key(7)
+
+    def whole(**options):
+        out = jl.unroll(cell, params, inputs, return_carries=True, include_initial=True, **options)
+        return data(out)
+
+    found, wanted = whole(key=old), whole(key=new)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    begun = cell.initial_carry(params, (rows,), key=old)
+    jax.tree.map(np.testing.assert_array_equal, whole(carry=begun), wanted)
+    first = jl.unroll(cell, params, inputs[:, :2], key=old)
+    rest = jl.unroll(cell, params, inputs[:, 2:], carry=first.carry)
+    same(rest.outputs, wanted.outputs[:, 2:])
+    jax.tree.map(same, data(rest.carry), wanted.carry)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("time_major", [False, True])
+def test_a_residual_around_both_directions_holds_the_sum(reverse, time_major):
+    both = jl.bidirectional(LSTM, LSTM, merge="sum")
+    cell = jl.residual(jl.stack(both))
+    params, inputs = random_params(cell), random_inputs(cell, 3, T)
+    mask = np.array([[0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], bool)
+    swap = lambda a: np.swapaxes(a, 0, 1) if time_major else a  # noqa: E731
+    options = {
+        "mask": swap(mask),
+        "masked_outputs": "hold",
+        "reverse": reverse,
+        "time_major": time_major,
+    }
+    shown = jnp.where(mask[..., None], inputs, jnp.nan)
+    found = swap(jl.unroll(cell, params, swap(shown), **options).outputs)
+    inner = swap(jl.unroll(both, params[0], swap(shown), **options).outputs)
+    last = [1, 1, 2, 4, 4, None] if reverse else [None, 1, 2, 2, 4, 4]
+    held = np.stack([np.zeros(3) if at is None else inputs[0, at] for at in last])
+    wanted = inner + np.stack([held, inputs[1], np.zeros((T, 3))])
+    np.testing.assert_array_equal(found, wanted)
+    gradient = jax.grad(lambda x: jl.unroll(cell, params, x, **options).outputs.sum())(swap(shown))
+    assert np.isfinite(gradient).all()
+
+
+def test_zoneout_takes_a_step_that_is_compiled():
+    compiled = dataclasses.replace(LSTM, step=jax.jit(LSTM.step))
+    params, inputs = random_params(LSTM), random_inputs(LSTM, B, T)
+    found, wanted = (jl.unroll(jl.zoneout(cell), params, inputs) for cell in (compiled, LSTM))
+    same(found.outputs, wanted.outputs)
 
 
 def test_combinators_of_combinators_are_described():

@@ -289,6 +289,62 @@ def test_files_of_keras_are_read(tmp_path):
         jl.convert.keras.load(tmp_path / "mixed.weights.h5")
 
 
+@keras_warns
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d"])
+def test_files_of_convolutional_layers_are_read(name, tmp_path):
+    keras = pytest.importorskip("keras")
+    pytest.importorskip("h5py")
+    layer = keras_layers(keras, "float32")[name]
+    inputs = keras.Input((T, *SPACE[name]))
+    model = keras.Model(inputs, layer(inputs)[0])
+    model.save(tmp_path / "model.keras")
+    wanted = jl.convert.keras.load(layer)
+    found = jl.convert.keras.load(tmp_path / "model.keras")
+    assert found[0] == wanted[0]
+    same(found[1], wanted[1])
+
+
+@keras_warns
+@pytest.mark.usefixtures("lenient")
+def test_a_model_of_keras_is_its_recurrent_layers(tmp_path):
+    keras = pytest.importorskip("keras")
+    pytest.importorskip("h5py")
+    k = keras.layers
+    model = keras.Sequential(
+        [
+            k.Input((T,), dtype="int32"),
+            k.Embedding(5, I),
+            k.GRU(H, return_sequences=True),
+            k.TimeDistributed(k.Dense(2)),
+        ]
+    )
+    cell, params = jl.convert.keras.load(model)
+    assert cell == jl.gru(input_size=I, hidden_size=H)
+    same(jl.convert.keras.dump(cell, params), model.layers[1].get_weights())
+    model.save(tmp_path / "model.keras")
+    same(jl.convert.keras.load(tmp_path / "model.keras")[1], params)
+    with pytest.raises(ValueError, match=r"`weights` must be of LSTM, .* got Embedding"):
+        jl.convert.keras.load(model.layers[0])
+
+
+@keras_warns
+@pytest.mark.usefixtures("lenient")
+def test_layers_and_modules_say_their_activations():
+    keras, torch = pytest.importorskip("keras"), pytest.importorskip("torch")
+    layer = keras.layers.LSTM(H, activation="relu")
+    layer.build((B, T, I))
+    with pytest.raises(ValueError, match=r"`activation='relu'`, as these weights of Keras do"):
+        jl.convert.keras.load(layer, jl.lstm(input_size=I, hidden_size=H))
+    jl.convert.keras.load(layer, jl.lstm(input_size=I, hidden_size=H, activation="relu"))
+    module = torch.nn.RNN(I, H, nonlinearity="relu")
+    with pytest.raises(ValueError, match=r"`activation='relu'`, as these weights of torch do"):
+        jl.convert.torch.load(module, jl.rnn(input_size=I, hidden_size=H))
+    cell = jl.rnn(input_size=I, hidden_size=H, activation="relu")
+    assert jl.convert.torch.load(module, cell)[0] == cell
+    assert jl.convert.torch.load(module.state_dict(), cell)[0] == cell
+
+
 # ONNX.
 
 ONNX = {
@@ -592,6 +648,19 @@ def sized(**options):
     return jl.lstm(input_size=I, hidden_size=H, **options)
 
 
+def given_gru(**options):
+    return jl.gru(input_size=I, hidden_size=H, **options)
+
+
+def given_rnn(**options):
+    return jl.rnn(input_size=I, hidden_size=H, **options)
+
+
+def into(module, theirs, ours, **options):
+    """Load into one cell what was of another."""
+    return lambda: module.load(module.dump(theirs, params_of(theirs, "float32")), ours, **options)
+
+
 REFUSED = {
     "missing": (
         lambda: CONVERT.torch.load(lacking("weight_hh_l0")),
@@ -695,6 +764,97 @@ REFUSED = {
         lambda: CONVERT.keras.load([np.zeros((3, 1, 8), "f"), np.zeros((3, 2, 8), "f")]),
         "`input_shape` must be given for a convolutional LSTM",
     ),
+    "torch into a GRU that resets before": (
+        into(CONVERT.torch, given_gru(), given_gru(reset_after=False)),
+        "`cell` must have `reset_after=True`, as these weights of torch do, got False",
+    ),
+    "Keras into a GRU that resets before": (
+        into(CONVERT.keras, given_gru(), given_gru(reset_after=False)),
+        "`cell` must have `reset_after=True`, as these weights of Keras do, got False",
+    ),
+    "Keras into a GRU that resets after": (
+        into(CONVERT.keras, given_gru(reset_after=False), given_gru()),
+        "`cell` must have `reset_after=False`, as these weights of Keras do, got True",
+    ),
+    "Flax into a GRU that resets before": (
+        lambda: CONVERT.flax.load(
+            CONVERT.flax.dump(given_gru(), params_of(given_gru(), "float32"), "linen"),
+            given_gru(reset_after=False),
+        ),
+        "`cell` must have `reset_after=True`, as these weights of Flax do, got False",
+    ),
+    "Equinox into a GRU that resets before": (
+        into(CONVERT.equinox, given_gru(), given_gru(reset_after=False)),
+        "`cell` must have `reset_after=True`, as these weights of Equinox do, got False",
+    ),
+    "Haiku into a GRU that resets after": (
+        into(CONVERT.haiku, given_gru(reset_after=False), given_gru()),
+        "`cell` must have `reset_after=False`, as these weights of Haiku do, got True",
+    ),
+    "ONNX into a GRU that resets before": (
+        into(CONVERT.onnx, given_gru(), given_gru(reset_after=False)),
+        "`cell` must have `reset_after=True`, as these weights of ONNX do, got False",
+    ),
+    "torch into another activation": (
+        into(CONVERT.torch, LSTM, sized(activation="relu")),
+        "`cell` must have `activation='tanh'`, as these weights of torch do, got 'relu'",
+    ),
+    "torch into another output": (
+        into(CONVERT.torch, LSTM, sized(output_activation="identity", cell_clip=0.1)),
+        "`cell` must have `output_activation=None`, as these weights of torch do, got 'identity'",
+    ),
+    "torch into a clip": (
+        into(CONVERT.torch, LSTM, sized(cell_clip=0.1)),
+        "`cell` must have `cell_clip=None`, as these weights of torch do, got 0.1",
+    ),
+    "torch, relu said, into tanh": (
+        into(CONVERT.torch, given_rnn(), given_rnn(), nonlinearity="relu"),
+        "`cell` must have `activation='relu'`, as these weights of torch do, got 'tanh'",
+    ),
+    "torch into what no RNN of it is": (
+        into(CONVERT.torch, given_rnn(), given_rnn(activation="identity")),
+        "`cell` must have `activation='tanh'` or `activation='relu'`, as these .* got 'identity'",
+    ),
+    "Keras, relu said, into tanh": (
+        into(CONVERT.keras, LSTM, LSTM, activation="relu"),
+        "`cell` must have `activation='relu'`, as these weights of Keras do, got 'tanh'",
+    ),
+    "Haiku into another activation": (
+        into(CONVERT.haiku, LSTM, sized(recurrent_activation="tanh")),
+        "`cell` must have `recurrent_activation='sigmoid'`, as these weights of Haiku do, got",
+    ),
+    "packed into a clip": (
+        into(CONVERT.packed, LSTM, sized(cell_clip=1.0), input_size=I, hidden_size=H),
+        "`cell` must have `cell_clip=None`, as these weights of jax.experimental.rnn do, got 1.0",
+    ),
+    "ONNX into another output": (
+        into(CONVERT.onnx, LSTM, sized(output_activation="relu")),
+        "`cell` must have `output_activation=None`, as these weights of ONNX do, got 'relu'",
+    ),
+    "ONNX, coupled, into two gates": (
+        into(CONVERT.onnx, sized(coupled=True), LSTM),
+        "`cell` must have `coupled=True`, as these weights of ONNX do, got False",
+    ),
+    "torch without biases into a GRU with them": (
+        into(CONVERT.torch, given_gru(use_bias=False), given_gru()),
+        "`cell` must have `use_bias=False`, as these weights of torch do, got True",
+    ),
+    "Equinox without biases into a GRU with them": (
+        into(CONVERT.equinox, given_gru(use_bias=False), given_gru()),
+        "`cell` must have `use_bias=False`, as these weights of Equinox do, got True",
+    ),
+    "nothing for Equinox": (
+        lambda: CONVERT.equinox.load(None),
+        "`weights` must be a mapping of arrays by name, got NoneType",
+    ),
+    "nothing for Flax": (
+        lambda: CONVERT.flax.load(None),
+        "`weights` must be a mapping of arrays by name, got NoneType",
+    ),
+    "nothing for Haiku": (
+        lambda: CONVERT.haiku.load(None),
+        "`weights` must be a mapping of arrays by name, got NoneType",
+    ),
     "one array": (
         lambda: CONVERT.keras.load([np.zeros((3, 16), "f")]),
         "`weights` must hold 2 or 3 arrays for a direction, got 1",
@@ -707,6 +867,49 @@ def test_what_cannot_be_converted_is_refused_by_name(call, message):
     with pytest.raises((TypeError, ValueError, FileNotFoundError), match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+# A cell that is given.
+
+
+FITTING = {
+    "torch, of unknown activation": (CONVERT.torch, given_rnn(activation="relu"), {}),
+    "torch, activation said": (
+        CONVERT.torch,
+        given_rnn(activation="relu"),
+        {"nonlinearity": "relu"},
+    ),
+    "torch, stored otherwise": (CONVERT.torch, sized(cell_dtype="float32", forget_bias=0.0), {}),
+    "torch, output activation written out": (CONVERT.torch, sized(output_activation="tanh"), {}),
+    "torch, without biases": (CONVERT.torch, given_gru(use_bias=False), {}),
+    "Keras, of unknown activation": (CONVERT.keras, sized(activation="relu"), {}),
+    "Keras, reset before": (CONVERT.keras, given_gru(reset_after=False), {}),
+    "Keras, reset unknown": (CONVERT.keras, given_gru(reset_after=False, use_bias=False), {}),
+    "Keras, padding and strides unknown": (
+        CONVERT.keras,
+        jl.conv_lstm(input_shape=(5, 4, I), filters=2, strides=(2, 1)),
+        {},
+    ),
+    "Keras, strides said": (
+        CONVERT.keras,
+        jl.conv_lstm(input_shape=(5, 4, I), filters=2, strides=(2, 2), padding="valid"),
+        {"strides": 2, "padding": "valid"},
+    ),
+    "Flax, of unknown activation": (CONVERT.flax, given_gru(activation="relu"), {}),
+    "ONNX": (CONVERT.onnx, sized(activation="relu", output_activation="relu", coupled=True), {}),
+    "Haiku": (CONVERT.haiku, given_gru(reset_after=False), {}),
+    "packed": (CONVERT.packed, sized(), {"input_size": I, "hidden_size": H}),
+}
+
+
+@pytest.mark.parametrize(("module", "cell", "options"), FITTING.values(), ids=FITTING)
+def test_a_cell_of_which_the_weights_can_be_takes_them(module, cell, options):
+    params = params_of(cell, "float32")
+    if module is CONVERT.flax:  # nnx has one bias
+        params = params._replace(recurrent_bias=jnp.zeros(3 * H))
+    found, again = module.load(module.dump(cell, params), cell, **options)
+    assert found == cell
+    close(again, params, 1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".keras", ".weights.h5", ".onnx"])

@@ -9,6 +9,8 @@ from flax import nnx
 import jaxlstm as jl
 
 LSTM = jl.lstm(input_size=3, hidden_size=4)
+PAIR = jl.bidirectional(LSTM, LSTM, merge="none")
+SUM = jl.residual(jl.lstm(input_size=4, hidden_size=4))
 PARAMS = jax.eval_shape(LSTM.init, jax.random.key(0))
 X = np.zeros((2, 5, 3), "float32")
 ZEROS = np.zeros((2, 4), "float32")
@@ -141,6 +143,51 @@ MISTAKES = {
         ValueError,
         "`rate` must lie in [0, 1), got 1.0",
     ),
+    "pair into a stack": (
+        lambda: jl.stack(PAIR, LSTM),
+        ValueError,
+        f"`cell` must give one array, as no `merge` 'none' does, got {PAIR}",
+    ),
+    "pair and its input": (
+        lambda: jl.residual(PAIR),
+        ValueError,
+        f"`cell` must give one array, as no `merge` 'none' does, got {PAIR}",
+    ),
+    "pair merged": (
+        lambda: jl.bidirectional(PAIR, LSTM),
+        ValueError,
+        f"`cell` must give one array, as no `merge` 'none' does, got {PAIR}",
+    ),
+    "zoneout of what adds its input": (
+        lambda: jl.zoneout(SUM),
+        ValueError,
+        f"`cell` must give out its `hidden` for zoneout, got {SUM}",
+    ),
+    "space without channels": (
+        lambda: jl.conv_lstm(input_shape=4, filters=2),
+        TypeError,
+        "`input_shape` must be a sequence of ints, got 4",
+    ),
+    "gate bias as word": (
+        lambda: jl.lstm_1997(input_size=4, blocks=2, input_gate_bias="ab"),
+        TypeError,
+        "`input_gate_bias` must be a number or one for each block, got 'ab'",
+    ),
+    "gate bias of words": (
+        lambda: jl.lstm_1997(input_size=4, blocks=2, output_gate_bias=(1.0, None)),
+        TypeError,
+        "`output_gate_bias` must be a number or one for each block, got (1.0, None)",
+    ),
+    "norm of one unit": (
+        lambda: jl.layer_norm_lstm(input_size=3, hidden_size=1),
+        ValueError,
+        "`hidden_size` must be at least 2, got 1",
+    ),
+    "negative epsilon": (
+        lambda: jl.layer_norm_lstm(input_size=3, hidden_size=4, epsilon=-1.0),
+        ValueError,
+        "`epsilon` must not be negative, got -1.0",
+    ),
     # Initialisers.
     "scale as word": (
         lambda: INIT.orthogonal(scale="big"),
@@ -257,6 +304,16 @@ MISTAKES = {
         lambda: unroll(params=params()._replace(kernel=jnp.zeros((2, 16)))),
         ValueError,
         "`params.kernel` must have shape [3, 16], got [2, 16]",
+    ),
+    "parameters of whole numbers": (
+        lambda: unroll(params=params()._replace(kernel=jnp.ones((3, 16), int))),
+        TypeError,
+        "`params.kernel` must be float32, got int32",
+    ),
+    "parameters of truths": (
+        lambda: unroll(params=params()._replace(bias=jnp.ones(16, bool))),
+        TypeError,
+        "`params.bias` must be float32, got bool",
     ),
     # unroll: the carry.
     "carry as tuple": (
@@ -384,6 +441,21 @@ MISTAKES = {
         TypeError,
         "`key` must come from `jax.random.key`, got 0",
     ),
+    "keys for the rows": (
+        lambda: unroll(key=jax.random.split(jax.random.key(0), 2)),
+        ValueError,
+        "`key` must be one key of shape [], got key<fry> of shape [2]",
+    ),
+    "old keys for the rows": (
+        lambda: unroll(key=jax.random.split(jax.random.PRNGKey(0), 2)),
+        ValueError,
+        "`key` must be one key of shape [2], got uint32 of shape [2, 2]",
+    ),
+    "broken old key": (
+        lambda: unroll(key=jnp.zeros(3, "uint32")),
+        ValueError,
+        "`key` must be one key of shape [2], got uint32 of shape [3]",
+    ),
     "unknown option": (
         lambda: unroll(initial_state=ZEROS),
         TypeError,
@@ -397,6 +469,41 @@ MISTAKES = {
         "`in_features` must be an int, got '8'",
     ),
     "seed as rngs": (lambda: layer(rngs=0), TypeError, "`rngs` must be a flax.nnx.Rngs, got 0"),
+    "no stream of parameters": (
+        lambda: layer(rngs=nnx.Rngs(dropout=0)),
+        ValueError,
+        "`rngs` must have a stream `params` or `default`, got ['dropout']",
+    ),
+    "no stream of dropout": (
+        lambda: layer(dropout=0.5)(X, rngs=nnx.Rngs(params=0)),
+        ValueError,
+        "`rngs` must have a stream `dropout` or `default`, got ['params']",
+    ),
+    "forget bias of a layer as word": (
+        lambda: layer(unit_forget_bias="no"),
+        TypeError,
+        "`unit_forget_bias` must be a bool, got 'no'",
+    ),
+    "broken strides": (
+        lambda: jl.nn.ConvLSTM2D((8, 8, 1), 2, 3, strides=1.5, rngs=nnx.Rngs(0)),
+        TypeError,
+        "`strides` must be an int, got 1.5",
+    ),
+    "no window": (
+        lambda: jl.nn.ConvLSTM2D((8, 8, 1), 2, None, rngs=nnx.Rngs(0)),
+        TypeError,
+        "`kernel_size` must be an int, got None",
+    ),
+    "states of layers as number": (
+        lambda: jl.nn.Stacked(layer())(X, initial_state=3),
+        TypeError,
+        "`initial_state` must be a list with an entry for each of 1 layers, got int",
+    ),
+    "states of too many layers": (
+        lambda: jl.nn.Stacked(layer())(X, initial_state=[None, None]),
+        ValueError,
+        "`initial_state` must have an entry for each of 1 layers, got 2",
+    ),
     "misspelt option": (
         lambda: layer(return_sequence=True),
         TypeError,

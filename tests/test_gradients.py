@@ -243,8 +243,22 @@ def test_mistakes_are_named():
         ValueError, match=r"`path` must name parts .*'cell', 'hidden'.*got 'memory'"
     ):
         jl.gradients.jacobian_norms(LSTM, params, inputs, path=("memory",))
+    with pytest.raises(ValueError, match=r"`path` must name parts .*'cell', 'hidden'.*got \(\)"):
+        jl.gradients.jacobian_norms(LSTM, params, inputs, path=())
     with pytest.raises(ValueError, match=r"`norm` must be one of"):
         jl.gradients.jacobian_norms(LSTM, params, inputs, norm="nuclear")
+    for name in ("return_carries", "include_initial"):
+        with pytest.raises(ValueError, match=f"`{name}` must be False, since `flow` gives no"):
+            jl.gradients.flow(LSTM, params, inputs, jnp.sum, **{name: True})
+    exponents = jl.gradients.lyapunov_spectrum
+    with pytest.raises(
+        ValueError, match=r"`inputs` must be one sequence, \[T, 3\], got \[2, 7, 3\]"
+    ):
+        exponents(LSTM, params, jnp.zeros((2, T, 3)), blocks=1)
+    with pytest.raises(ValueError, match="`warmup` must not be negative, got -1"):
+        exponents(LSTM, params, inputs, blocks=1, warmup=-1)
+    with pytest.raises(TypeError, match=r"`warmup` must be an int, got 1\.5"):
+        exponents(LSTM, params, inputs, blocks=1, warmup=1.5)
 
 
 def test_norms_reach_as_far_down_as_floats_do():

@@ -66,6 +66,29 @@ def test_the_penalty_and_its_partial_gradient_are_those_of_the_paper():
     )
 
 
+@pytest.mark.parametrize(
+    ("w", "steps", "scale"),
+    [(0.5, 100, 1.0), (1.5, 150, 1.0), (0.5, 3, 1e-20), (1.5, 3, 1e20)],
+)
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_penalty_reaches_as_far_as_floats_do(w, steps, scale, exact):
+    """In float32 the squares of 1e-30 and 1e20 are zero and infinite."""
+    cell = jl.rnn(input_size=1, hidden_size=1, activation="identity", use_bias=False)
+    params = jl.RNNParams(jnp.zeros((1, 1)), jnp.array([[w]]), None)
+    value, gradient = jax.value_and_grad(jl.gradients.norm_penalty, argnums=1)(
+        cell, params, jnp.zeros((steps, 1)), lambda out: scale * out[-1, 0], exact=exact
+    )
+    np.testing.assert_allclose(value, steps * (w - 1) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(gradient.recurrent_kernel, [[2 * steps * (w - 1)]], rtol=1e-5)
+
+
+def test_the_penalty_of_errors_out_of_range_is_no_number():
+    cell = jl.rnn(input_size=1, hidden_size=1, activation="identity", use_bias=False)
+    params = jl.RNNParams(jnp.zeros((1, 1)), jnp.array([[1.5]]), None)
+    found = jl.gradients.norm_penalty(cell, params, jnp.zeros((300, 1)), lambda out: out[-1, 0])
+    assert np.isnan(found)  # 1.5^299 is infinite in float32
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "cell", [LSTM, pytest.param(RNN, marks=pytest.mark.slow)], ids=["lstm", "rnn"]

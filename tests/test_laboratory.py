@@ -255,6 +255,11 @@ def test_a_stack_numbers_its_gates_and_mistakes_are_named():
         jl.gradients.jacobian_norms(LSTM, LSTM.init(jax.random.key(0)), inputs, cut=("q",))
     with pytest.raises(ValueError, match=r"`margin` must lie in \[0, 0.5\), got 0.5"):
         jl.gradients.saturation(cell, params, inputs, margin=0.5)
+    with pytest.raises(TypeError, match=r"`margin` must be a number, got 'a'"):
+        jl.gradients.saturation(cell, params, inputs, margin="a")
+    for bins in (0, -1):
+        with pytest.raises(ValueError, match=f"`bins` must be positive, got {bins}"):
+            jl.gradients.saturation(cell, params, inputs, bins=bins)
     with pytest.raises(ValueError, match=r"`recurrent_kernel` must have shape \[H, H\]"):
         jl.gradients.weight_bound(jnp.zeros((2, 3)))
     both_ways = jl.bidirectional(LSTM, LSTM)
@@ -377,6 +382,12 @@ def test_a_learnt_initial_carry_is_taught_before_the_first_step():
         )
 
 
+def test_norms_of_gates_reach_as_far_down_as_floats_do():
+    """In float32 the square of 1e-25 is zero."""
+    found = jl.gradients.gate_norms(jnp.full((1, 2, 4), 1e-25), 2)
+    np.testing.assert_allclose(found, [[2e-25, 2e-25]], rtol=1e-6)
+
+
 @pytest.mark.usefixtures("x64")
 def test_all_exponents_together_are_the_mean_log_determinant():
     cell = CELLS["rnn"]
@@ -394,6 +405,28 @@ def test_all_exponents_together_are_the_mean_log_determinant():
     np.testing.assert_allclose(few.exponents, found.exponents[:2], rtol=1e-10)
     final = jl.unroll(cell, params, noise).carry
     np.testing.assert_allclose(few.carry.hidden, final.hidden)
+
+
+def test_cells_of_half_precision_are_measured_in_float32():
+    cell = jl.lstm(input_size=3, hidden_size=4, param_dtype="bfloat16")
+    rough = random_params(cell, dtype="bfloat16")
+    fine = jax.tree.map(lambda leaf: leaf.astype("float32"), rough)
+    noise = random_inputs(cell, 20, dtype="bfloat16")
+    lab = jl.gradients
+    measures = [
+        lambda cell, *given: lab.jacobian_norms(cell, *given, log=True),
+        lambda cell, *given: lab.jacobian_norms(cell, *given, log=True, norm="frobenius"),
+        lambda cell, *given: lab.jacobian_spectrum(cell, *given, every=10).log_values[..., :2],
+        lambda cell, *given: lab.bounds(cell, *given).log_products,
+        lambda cell, *given: lab.lyapunov_spectrum(cell, *given, count=2).exponents,
+        lambda cell, params, _: lab.weight_bound(params.recurrent_kernel[:, :4]).log_rate,
+    ]
+    for measure in measures:
+        found = measure(cell, rough, noise)
+        wanted = measure(LSTM, fine, noise.astype("float32"))
+        assert found.dtype == jnp.float32
+        # Steps of three digits: what is left after 20 of them is known to a tenth or so.
+        np.testing.assert_allclose(found, wanted, rtol=0.02, atol=0.3)
 
 
 @pytest.mark.usefixtures("x64")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_table import random_like, random_params
+from jax.sharding import PartitionSpec
 
 import jaxlstm as jl
 
@@ -40,6 +41,12 @@ def case(cell, length=T):
     params = random_params(cell, dtype=float)
     inputs = jax.random.normal(jax.random.key(2), (B, length, *cell.input_shape))
     return params, inputs, random_like(cell.initial_carry(params, (B,)), 5, float)
+
+
+def close(a, b, tolerance=1e-5):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 def masked(inputs, options):
@@ -167,6 +174,61 @@ def test_the_tolerance_is_met_and_the_diagonal_takes_more_iterations():
     assert diagonal.residual.max() <= 1e-6
     assert rough.residual.max() <= 1e-2
     assert rough.iterations.max() < full.iterations.max() < diagonal.iterations.max() < 50
+
+
+@pytest.mark.parametrize("backend", ["newton", "quasi-newton"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_shard_map_over_the_batch_equals_one_device(backend, shared):
+    if len(jax.devices()) < 2:
+        pytest.skip("one device only")
+    cell, rows, same = CELLS[0], PartitionSpec("rows"), PartitionSpec()
+    params, inputs, _ = case(cell, 6)
+    inputs, lengths, resets = inputs[:2], jnp.array([6, 3]), RESETS[:2, :6]
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def run(backend, params, inputs, *more):
+        options = dict(zip(("lengths", "resets"), more, strict=False))
+        out = jl.unroll(cell, params, inputs, backend=backend, **options)
+        return out.outputs, out.carry
+
+    def total(run, params):
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(run(params, *given)))
+
+    given = (inputs,) if shared else (inputs, lengths, resets)
+    specs = (same, *[same if shared else rows] * len(given))
+    sharded = jax.jit(
+        jax.shard_map(
+            functools.partial(run, backend), mesh=mesh, in_specs=specs, out_specs=specs[-1]
+        )
+    )
+    wanted = functools.partial(run, "scan")
+    close(sharded(params, *given), wanted(params, *given))
+    gradients = [jax.grad(functools.partial(total, f))(params) for f in (sharded, wanted)]
+    close(*gradients)
+
+
+@pytest.mark.parametrize("backend", ["associative", "newton", "quasi-newton"])
+def test_a_carry_that_a_reset_discards_may_be_anything(backend):
+    cell = jl.min_gru(input_size=3, hidden_size=4)
+    params, inputs, carry = case(cell, 6)
+    broken = jax.tree.map(lambda leaf: leaf.at[1:].set(jnp.nan), carry)
+    resets = jnp.zeros((B, 6), bool).at[1:, 0].set(True).at[:, 4].set(True)
+
+    def run(backend, params, inputs):
+        out = jl.unroll(cell, params, inputs, carry=broken, resets=resets, backend=backend)
+        return out.outputs, out.carry
+
+    def total(backend, *given):
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(run(backend, *given)))
+
+    close(run(backend, params, inputs), run("scan", params, inputs))
+    found, wanted = (
+        jax.grad(functools.partial(total, way), argnums=(0, 1))(params, inputs)
+        for way in (backend, "scan")
+    )
+    close(found, wanted)
+    none = jl.unroll(cell, params, inputs[:, :0], carry=broken, resets=resets[:, :0])
+    np.testing.assert_array_equal(none.carry.hidden, broken.hidden)
 
 
 @pytest.mark.parametrize(

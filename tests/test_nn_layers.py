@@ -1,6 +1,7 @@
 """Layers of layers, convolutional layers, and what Keras makes arguments: dropout, statefulness."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 
 import jaxlstm as jl
 
+os.environ.setdefault("KERAS_BACKEND", "jax")
 pytestmark = pytest.mark.usefixtures("compile_fast")
 B, T, I, H = 3, 6, 3, 4
 LENGTHS = np.array([6, 2, 0])
@@ -92,12 +94,39 @@ def test_both_directions_equal_those_of_the_function(merge):
         jl.Bidirectional(one.params, two.params),
         inputs(B, T),
         lengths=LENGTHS,
-        masked_outputs="hold",
     )
     found = layer(inputs(B, T), lengths=LENGTHS)
     outputs, state = (found[:2], found[2:]) if merge is None else (found[0], found[1:])
     close(outputs, out.outputs)
     close(state, (*out.carry.forward, *out.carry.backward))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", None])
+@pytest.mark.parametrize("sequences", [False, True])
+def test_masked_steps_of_both_directions_are_those_of_keras(merge, sequences):
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras on another backend")
+    x, mask = inputs(B, T), np.array([[1] * 6, [0, 1, 1, 0, 1, 0], [1, 1, 0, 0, 0, 0]], bool)
+    theirs = keras.layers.Bidirectional(
+        keras.layers.LSTM(H, return_sequences=sequences), merge_mode=merge
+    )
+    wanted = theirs(x, mask=mask)
+    one, two = (
+        NN.LSTM(I, H, return_sequences=sequences, go_backwards=back, rngs=nnx.Rngs(0))
+        for back in (False, True)
+    )
+    weights = iter(theirs.get_weights())
+    for layer in (one, two):
+        for param in (layer.kernel, layer.recurrent_kernel, layer.bias):
+            param[...] = jnp.asarray(next(weights))
+    alone = one(x, mask=mask)
+    found = NN.Bidirectional(one, two, merge_mode=merge)(x, mask=mask)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, np.asarray(b), rtol=1e-5, atol=1e-6)
+    close(one(x, mask=mask), alone, 0)  # and the layer itself holds its outputs as before
 
 
 @pytest.mark.parametrize("time_major", [False, True])
@@ -150,8 +179,14 @@ def test_two_layers_may_differ_but_not_in_what_they_return():
         NN.Bidirectional(forward)
     with pytest.raises(TypeError, match=r"`layer` must be a layer such as `jl.nn.LSTM`, got lstm"):
         NN.Bidirectional(forward.cell)
-    with pytest.raises(ValueError, match=r"`merge_mode` must be one of \['concat', .* got 'add'"):
-        NN.Bidirectional(forward, back, merge_mode="add")
+    with pytest.raises(ValueError, match=r"`backward_layer` must have `stateful=False`, got True"):
+        NN.Bidirectional(forward, NN.GRU(I, 2, go_backwards=True, stateful=True, rngs=rngs))
+    modes = r"\['concat', 'sum', 'mul', 'ave', None\]"
+    for merge in ("add", "none"):
+        with pytest.raises(ValueError, match=f"`merge_mode` must be one of {modes}, got '{merge}'"):
+            NN.Bidirectional(forward, back, merge_mode=merge)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'reverse'"):
+        NN.Bidirectional(forward, back)(inputs(B, T), reverse=True)
 
 
 # One on top of the other.
@@ -204,11 +239,18 @@ def test_a_deep_bidirectional_network_learns_under_every_gradient():
             r"`layers\[0\]` must have `go_backwards=False`, got True",
         ),
         (
+            lambda r: (
+                NN.LSTM(I, H, return_sequences=True, time_major=True, rngs=r),
+                NN.Bidirectional(NN.LSTM(H, H, rngs=r), rngs=r),
+            ),
+            r"`layers\[1\]` must have `time_major=True`, got False",
+        ),
+        (
             lambda r: (jl.lstm(input_size=I, hidden_size=H),),
             r"`layers\[0\]` must be a layer such as",
         ),
     ],
-    ids=["none", "no sequences", "backwards", "a cell"],
+    ids=["none", "no sequences", "backwards", "time-major", "a cell"],
 )
 def test_layers_that_cannot_be_stacked(layers, message):
     with pytest.raises((TypeError, ValueError), match=message):
@@ -337,6 +379,14 @@ def test_stacked_and_bidirectional_layers_are_reset_whole():
     assert abs(layer(inputs(B, T)) - first).max() > 1e-4
     layer.reset_state()
     close(layer(inputs(B, T)), first)
+
+
+def test_a_new_backward_layer_carries_nothing_yet():
+    forward = NN.LSTM(I, H, stateful=True, return_sequences=True, rngs=nnx.Rngs(0))
+    forward(inputs(B, T))
+    layer = NN.Bidirectional(forward, rngs=nnx.Rngs(1))
+    assert layer.forward_layer.state is not None
+    assert layer.backward_layer.state is None
 
 
 # Parameters that are there.

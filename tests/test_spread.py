@@ -162,6 +162,15 @@ def test_what_cannot_be_spread_is_left_alone():
         assert not is_spread(jl.unroll(cell, params, inputs).outputs)
 
 
+def test_an_old_key_is_no_row_of_the_batch():
+    cell = jl.dropout(jl.lstm(input_size=3, hidden_size=4), rate=0.5)
+    params, inputs = cell.init(jax.random.key(0)), jnp.ones((2, 5, 3))
+    with jl.spread(2):
+        found = jl.unroll(cell, params, inputs, key=jax.random.PRNGKey(1)).outputs
+    wanted = jl.unroll(cell, params, inputs, key=jax.random.key(1)).outputs
+    np.testing.assert_array_equal(found, wanted)
+
+
 def test_a_device_without_rows_does_nothing():
     cell = jl.lstm(input_size=3, hidden_size=4)
     params, inputs, _ = case(cell, 3)

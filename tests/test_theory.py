@@ -46,6 +46,46 @@ def test_critical_gains(variance, gain):
     assert theory.critical_gain(variance) == pytest.approx(gain, abs=1e-4)
 
 
+@pytest.mark.parametrize("variance", [1e4, 1e5, 1e10])
+def test_large_inputs_have_a_critical_gain_too(variance):
+    gain = theory.critical_gain(variance)
+    scale = math.sqrt(theory.tanh_variance(gain, variance))
+    density = lambda u: math.exp(-((u / scale) ** 2) / 2) / math.sqrt(2 * math.pi)  # noqa: E731
+    slope = integrate.quad(lambda u: density(u) * math.cosh(u) ** -4, -30, 30)[0] / scale
+    assert gain**2 * slope == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("found", "limit"),
+    [
+        (lambda: theory.weight_gradient(0.0, 0), 0.0),
+        (lambda: theory.weight_gradient(2.0, 5000), math.inf),
+        (lambda: theory.weight_gradient(-2.0, 5000), -math.inf),
+        (lambda: theory.weight_curvature(0.0, 1), 0.0),
+        (lambda: theory.jacobian_bound(2.0, 5000), math.inf),
+        (lambda: theory.forget_factor(-1000, 3), 0.0),
+        (lambda: theory.forget_time(1000), math.inf),
+        (lambda: theory.forget_time(-1000), 1e-3),
+        (lambda: theory.lstm_radius(1.0, -1000), 0.25),
+        (lambda: theory.lstm_critical_gain(1000), 0.0),
+        (lambda: theory.tanh_exponent(0.0), -math.inf),
+        (lambda: theory.relu_exponent(0.0), -math.inf),
+        (lambda: theory.linear_exponent(0.0), -math.inf),
+    ],
+)
+def test_closed_forms_at_their_ends(found, limit):
+    assert found() == limit
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "linear"])
+def test_negative_gains_and_variances_are_refused(activation):
+    for what in ("variance", "exponent"):
+        with pytest.raises(ValueError, match=r"`gain` must not be negative, got -2\.0"):
+            getattr(theory, f"{activation}_{what}")(-2.0)
+    with pytest.raises(ValueError, match=r"`input_variance` must not be negative, got -1\.0"):
+        getattr(theory, f"{activation}_variance")(1.0, -1.0)
+
+
 def test_chrono_units_keep_e2_of_one_on_average():
     assert theory.chrono_mean() == pytest.approx(special.expn(2, 1), abs=1e-12)
     bias = jl.initializers.chrono(t_max=1000)(jax.random.key(0), (40_000,))

@@ -134,6 +134,13 @@ def start(cell: Cell, params: Params, batch_shape: tuple[int, ...], key: Array |
     return cell.initial_carry(params, batch_shape)
 
 
+def one_key(key: Array | None) -> Array | None:
+    """A key as `jax.random.key` gives it: the words of an old one look like rows of a batch."""
+    if key is None or jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    return jax.random.wrap_key_data(key)
+
+
 def split_key(key: Array | None, count: int) -> list[Array | None]:
     """So many keys out of one, or as many Nones out of none."""
     return [None] * count if key is None else list(jax.random.split(key, count))
@@ -195,7 +202,7 @@ def output_shape(cell: Cell) -> tuple[int, ...]:
         The shape of `output` of an unbatched `cell.step`.
 
     Raises:
-        ValueError: when the cell takes inputs of any size.
+        ValueError: when the cell takes inputs of any size, or gives more than one array.
 
     Examples:
         >>> import jaxlstm as jl
@@ -208,12 +215,19 @@ def output_shape(cell: Cell) -> tuple[int, ...]:
 
     def outputs(key: Array) -> Any:
         params = cell.init(key)
-        leaves = jax.tree.leaves(params)
-        dtype = leaves[0].dtype if leaves else jnp.float32
-        inputs = jnp.zeros((1, *cell.input_shape), dtype)  # type: ignore[arg-type]
-        return _one_step(cell, params, inputs).outputs
+        return _one_step(cell, params, blank_input(cell, params)[None]).outputs
 
-    return jax.eval_shape(outputs, jax.random.key(0)).shape[1:]
+    found = jax.eval_shape(outputs, jax.random.key(0))
+    if not isinstance(found, jax.ShapeDtypeStruct):
+        raise ValueError(f"`cell` must give one array, as no `merge` 'none' does, got {cell!r}")
+    return found.shape[1:]
+
+
+def blank_input(cell: Cell, params: Params) -> Array:
+    """One input of zeros to a cell of known `input_shape`, in the type of its parameters."""
+    leaves = jax.tree.leaves(params)
+    dtype = leaves[0].dtype if leaves else jnp.float32
+    return jnp.zeros(cell.input_shape, dtype)  # type: ignore[arg-type]
 
 
 def _one_step(cell: Cell, params: Params, inputs: Array, **options: Any) -> Any:

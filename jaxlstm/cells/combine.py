@@ -180,7 +180,8 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str = "concat") -> Ce
     """Run one cell from the first step to the last, another from the last to the first, and merge.
 
     Schuster & Paliwal (1997), "Bidirectional recurrent neural networks". Each direction travels
-    within the valid steps of each sequence, so a ragged batch equals its sequences run one by one.
+    within the valid steps of each sequence, so a ragged batch equals its sequences run one by one,
+    and where outputs are held each holds its own, up to the end of its way.
 
     Args:
         forward: the cell that runs forward.

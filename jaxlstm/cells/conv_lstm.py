@@ -84,7 +84,7 @@ def conv_lstm(
         A `Cell` with `ConvLSTMParams` and `LSTMCarry` of `[*batch, *space', F]`.
 
     Raises:
-        TypeError: when a size is no int.
+        TypeError: when a size is no int, or `input_shape` no sequence of them.
         ValueError: when a size is not positive, the space has no 1 to 3 dimensions, or nothing is
             left of it.
 
@@ -95,6 +95,8 @@ def conv_lstm(
         >>> jl.unroll(cell, cell.init(jax.random.key(0)), video).outputs.shape
         (2, 5, 8, 8, 4)
     """
+    if not isinstance(input_shape, Sequence):
+        raise TypeError(f"`input_shape` must be a sequence of ints, got {input_shape!r}")
     for size in input_shape:
         check_size("input_shape", size)
     check_size("filters", filters)

@@ -77,7 +77,7 @@ def layer_norm_lstm(
 
     Raises:
         TypeError: when a size is no int.
-        ValueError: when a size is not positive.
+        ValueError: when a size is not positive, there is one unit alone, or ε is negative.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -87,6 +87,10 @@ def layer_norm_lstm(
     """
     check_size("input_size", input_size)
     check_size("hidden_size", hidden_size)
+    if hidden_size < 2:
+        raise ValueError(f"`hidden_size` must be at least 2, got {hidden_size}")
+    if not epsilon >= 0:
+        raise ValueError(f"`epsilon` must not be negative, got {epsilon}")
     draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
     width = len(GATES) * hidden_size
 

@@ -1,5 +1,6 @@
 """The 1997 network: memory blocks whose cells share their gates, without forgetting."""
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ def lstm_1997(
         A `Cell` with `LSTM1997Params`, n(I + n) + 2B (+ BS) of them, and `LSTM1997Carry`.
 
     Raises:
-        TypeError: when a size is no int.
+        TypeError: when a size is no int, or a bias no number.
         ValueError: when a size is not positive, or the biases are not one for each block.
 
     Examples:
@@ -150,6 +151,8 @@ def lstm_1997(
 
 def _per_block(name: str, bias: float | Sequence[float], blocks: int) -> list[float]:
     values = list(bias) if isinstance(bias, Sequence) else [bias] * blocks
+    if not all(isinstance(value, numbers.Real) for value in values):
+        raise TypeError(f"`{name}` must be a number or one for each block, got {bias!r}")
     if len(values) != blocks:
         raise ValueError(f"`{name}` must hold one number for each of {blocks} blocks, got {bias}")
     return [float(value) for value in values]

@@ -11,7 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.cells.base import Carry, Cell, Noisy, Params, check_cell, described, start
+from jaxlstm.cells.base import (
+    Carry,
+    Cell,
+    Noisy,
+    Params,
+    blank_input,
+    check_cell,
+    described,
+    one_key,
+    start,
+)
 
 
 @described
@@ -134,7 +144,8 @@ def zoneout(cell: Cell, *, hidden_rate: float = 0.05, cell_rate: float = 0.5) ->
 
     Raises:
         TypeError: when `cell` is no `Cell`.
-        ValueError: when a rate is out of range, or the carry has no `hidden`.
+        ValueError: when a rate is out of range, the carry has no `hidden`, or the output is another
+            array.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -148,6 +159,8 @@ def zoneout(cell: Cell, *, hidden_rate: float = 0.05, cell_rate: float = 0.5) ->
     carry = jax.eval_shape(lambda key: cell.initial_carry(cell.init(key)), jax.random.key(0))
     if not hasattr(carry, "hidden"):
         raise ValueError(f"`cell` must have `hidden` in its carry for zoneout, got {cell!r}")
+    if not _shows_hidden(cell):
+        raise ValueError(f"`cell` must give out its `hidden` for zoneout, got {cell!r}")
 
     def noise(key: Array, params: Params, carry: Carry, batch_shape: tuple[int, ...]) -> Array:
         return key
@@ -235,6 +248,22 @@ def with_noise(carry: Carry, initial: Carry) -> Carry:
     )
 
 
+def _shows_hidden(cell: Cell) -> bool:
+    """Whether the output of a step is the `hidden` of its carry, as far as its input is known."""
+    found: list[bool] = []
+
+    def step(key: Array) -> None:
+        params = cell.init(key)
+        x = blank_input(cell, params)
+        carry, output = cell.step(params, cell.initial_carry(params), x)
+        found.append(output is carry.hidden)
+
+    if None not in cell.input_shape:
+        with jax.disable_jit():  # or the two come out of a step that is compiled as two arrays
+            jax.eval_shape(step, jax.random.key(0))
+    return all(found)
+
+
 def _mask(key: Array, shape: tuple[int, ...], rate: float, dtype: Any) -> Array:
     kept = jax.random.bernoulli(key, 1 - rate, shape)
     return kept.astype(dtype) * jnp.asarray(1 / (1 - rate), dtype)
@@ -246,6 +275,7 @@ def _noisy(cell: Cell, noise: Any, step: Any) -> Cell:
     def initial_carry(
         params: Params, batch_shape: tuple[int, ...] = (), *, key: Array | None = None
     ) -> Noisy:
+        key = one_key(key)
         if key is None:
             return Noisy(cell.initial_carry(params, batch_shape), None)
         ours, inner = jax.random.split(key)

@@ -31,13 +31,14 @@ def bytes_of(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def check_tree(name: str, given: Any, wanted: Any) -> None:
+def check_tree(name: str, given: Any, wanted: Any, *, whole_numbers: bool = True) -> None:
     """Refuse a pytree whose structure, shapes or kinds of number differ from those wanted.
 
     Args:
         name: what the error calls it.
         given: a pytree of arrays.
         wanted: the template, of arrays or `jax.ShapeDtypeStruct`.
+        whole_numbers: whether integers and bools may stand for floating point numbers.
 
     Raises:
         TypeError: when a leaf is not of the kind of number wanted (complex for real, say).
@@ -51,7 +52,9 @@ def check_tree(name: str, given: Any, wanted: Any) -> None:
         shape, dtype = jnp.shape(have), jax.dtypes.result_type(have)
         if shape != want.shape:
             raise ValueError(f"`{leaf}` must have shape {list(want.shape)}, got {list(shape)}")
-        if not (dtype == want.dtype or jnp.can_cast(dtype, want.dtype, "same_kind")):
+        fits = dtype == want.dtype or jnp.can_cast(dtype, want.dtype, "same_kind")
+        whole = jnp.issubdtype(want.dtype, jnp.inexact) and not jnp.issubdtype(dtype, jnp.inexact)
+        if not fits or (whole and not whole_numbers):
             raise TypeError(f"`{leaf}` must be {want.dtype}, got {dtype}")
 
     jax.tree_util.tree_map_with_path(check, wanted, given)

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
-from jaxlstm.convert.parts import build, count_blocks, fetch, take_one
+from jaxlstm.convert.parts import build, check_mapping, count_blocks, fetch, take_one
 
 ALLOWED = {"lstm": {"use_bias": (False,)}, "gru": {"use_bias": (False,)}}
 
@@ -32,6 +32,7 @@ def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
         The cell, and params of the type of the weights.
 
     Raises:
+        TypeError: when `weights` is neither.
         ValueError: when a weight is missing, has another shape, or does not fit the cell.
 
     Examples:
@@ -43,6 +44,7 @@ def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
     names = ("weight_ih", "weight_hh", "bias", "bias_n")
     if hasattr(weights, "weight_ih"):
         weights = {name: getattr(weights, name, None) for name in names}
+    check_mapping(weights)
     weights = {name: array for name, array in weights.items() if array is not None}
     rows, hidden = fetch(weights, "weight_hh", (None, None)).shape
     kind = count_blocks(rows, hidden, "'weight_hh'")
@@ -56,7 +58,7 @@ def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
     if kind == "gru" and parts["bias"] is not None:
         last = fetch(weights, "bias_n", (hidden,))
         parts["recurrent_bias"] = np.concatenate([np.zeros(2 * hidden, last.dtype), last])
-    return build(kind, parts, cell)
+    return build(kind, parts, cell, "Equinox", ALLOWED)
 
 
 def dump(cell: Cell, params: Params) -> dict[str, np.ndarray]:

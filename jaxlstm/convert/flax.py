@@ -17,7 +17,15 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params, check_choice
-from jaxlstm.convert.parts import Part, build, count_blocks, fetch, take_one, to_numpy
+from jaxlstm.convert.parts import (
+    Part,
+    build,
+    check_mapping,
+    count_blocks,
+    fetch,
+    take_one,
+    to_numpy,
+)
 
 GATES = {"lstm": "ifgo", "gru": "rzn"}
 STYLES = ("nnx", "nnx_optimized", "linen")
@@ -41,6 +49,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         The cell, and params of the type of the weights.
 
     Raises:
+        TypeError: when `weights` is no mapping, such as a cell itself.
         ValueError: when a weight is missing, has another shape, or does not fit the cell.
 
     Examples:
@@ -51,6 +60,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         >>> cell, bool((params.kernel == theirs.dense_i.kernel[...]).all())
         (lstm(input_size=3, hidden_size=4), True)
     """
+    check_mapping(weights)
     flat = flatten(weights)
     if any(name.startswith("params.") for name in flat):
         flat = {name.removeprefix("params."): value for name, value in flat.items()}
@@ -65,7 +75,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         return _joint(parts, cell, options)
     flat = {name.replace("if_.", "if."): value for name, value in flat.items()}
     kind = "gru" if "ir.kernel" in flat else "lstm"
-    return build(kind, _gates(flat, kind), cell, **options)
+    return build(kind, _gates(flat, kind), cell, "Flax", ALLOWED, **options)
 
 
 def dump(cell: Cell, params: Params, style: str = "nnx") -> dict[str, Any]:
@@ -134,7 +144,7 @@ def _joint(flat: dict[str, Any], cell: Cell | None, options: dict[str, Any]) -> 
     }
     if kind == "gru" and weights["bias"] is not None:
         weights["recurrent_bias"] = np.zeros_like(weights["bias"])
-    return build(kind, weights, cell, **options)
+    return build(kind, weights, cell, "Flax", ALLOWED, **options)
 
 
 def _gates(flat: dict[str, Any], kind: str) -> dict[str, Any]:

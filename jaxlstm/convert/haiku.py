@@ -19,7 +19,7 @@ import numpy as np
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
 from jaxlstm.convert.flax import flatten
-from jaxlstm.convert.parts import blocks, build, fetch, take_one
+from jaxlstm.convert.parts import blocks, build, check_mapping, fetch, take_one
 
 ALLOWED = {"lstm": {}, "gru": {"reset_after": (False,)}}
 
@@ -36,6 +36,7 @@ def load(weights: Mapping[str, Any], cell: Cell | None = None) -> tuple[Cell, Pa
         The cell, and params of the type of the weights.
 
     Raises:
+        TypeError: when `weights` is no mapping.
         ValueError: when a weight is missing, has another shape, or does not fit the cell.
 
     Examples:
@@ -45,6 +46,7 @@ def load(weights: Mapping[str, Any], cell: Cell | None = None) -> tuple[Cell, Pa
         >>> cell, params.bias[4:8]
         (lstm(input_size=3, hidden_size=4), Array([1., 1., 1., 1.], dtype=float32))
     """
+    check_mapping(weights)
     flat = {name.rsplit(".", 1)[-1]: value for name, value in flatten(weights).items()}
     if "w" in flat:
         rows, width = fetch(flat, "w", (None, None)).shape
@@ -55,7 +57,7 @@ def load(weights: Mapping[str, Any], cell: Cell | None = None) -> tuple[Cell, Pa
         bias = blocks(fetch(flat, "b", (width,)), "igfo", "ifgo").copy()
         bias[hidden : 2 * hidden] += 1
         parts = {"kernel": w[:-hidden], "recurrent_kernel": w[-hidden:], "bias": bias}
-        return build("lstm", parts, cell)
+        return build("lstm", parts, cell, "Haiku", ALLOWED)
     hidden, width = fetch(flat, "w_h", (None, None)).shape
     arrays = {
         "kernel": fetch(flat, "w_i", (None, width)),
@@ -63,7 +65,7 @@ def load(weights: Mapping[str, Any], cell: Cell | None = None) -> tuple[Cell, Pa
         "bias": fetch(flat, "b", (width,)),
     }
     parts = {name: _flip(blocks(array, "zrn", "rzn")) for name, array in arrays.items()}
-    return build("gru", parts, cell, reset_after=False)
+    return build("gru", parts, cell, "Haiku", ALLOWED, reset_after=False)
 
 
 def dump(cell: Cell, params: Params) -> dict[str, dict[str, np.ndarray]]:

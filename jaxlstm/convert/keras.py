@@ -15,7 +15,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ OURS, THEIRS = "rzn", "zrn"
 KINDS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
 KINDS |= {f"ConvLSTM{dims}D": "conv_lstm" for dims in (1, 2, 3)}
 IDLE = ("InputLayer", "Masking", "Dropout", "SpatialDropout1D")
+KNOWN = (*KINDS, *IDLE, "Bidirectional")
 ALLOWED = {
     "lstm": {"activation": (), "recurrent_activation": (), "use_bias": (False,)},
     "gru": {
@@ -148,13 +149,14 @@ def _direction(arrays: list[Any], cell: Cell | None, options: dict[str, Any]) ->
     named: dict[str, Any] = dict(zip(names, arrays, strict=False))
     kernel = to_numpy("kernel", arrays[0])
     if kernel.ndim > 2:
-        options.setdefault("padding", "valid")
         *window, _, width = kernel.shape
         recurrent = fetch(named, "recurrent_kernel", (*window, None, width))
         weights: dict[str, Any] = {"kernel": kernel, "recurrent_kernel": recurrent}
         if "bias" in named:
             weights["bias"] = fetch(named, "bias", (width,))
-        return build("conv_lstm", weights, cell, **options)
+        if cell is None:  # the arrays do not tell
+            options.setdefault("padding", "valid")
+        return build("conv_lstm", weights, cell, "Keras", ALLOWED, **options)
     fetch(named, "kernel", (None, None))
     width = kernel.shape[1]
     recurrent = fetch(named, "recurrent_kernel", (None, width))
@@ -168,9 +170,9 @@ def _direction(arrays: list[Any], cell: Cell | None, options: dict[str, Any]) ->
             weights["bias"] = fetch(named, "bias", (width,))
     if kind == "gru":
         weights = {name: blocks(array, THEIRS, OURS) for name, array in weights.items()}
-        if "recurrent_bias" not in weights and "bias" in weights:
-            options.setdefault("reset_after", False)
-    return build(kind, weights, cell, **options)
+        if "bias" in weights:
+            options.setdefault("reset_after", "recurrent_bias" in weights)
+    return build(kind, weights, cell, "Keras", ALLOWED, **options)
 
 
 Found = tuple[list[Any], dict[str, Any]]
@@ -181,8 +183,7 @@ def _layers(source: Any) -> list[list[Found]]:
     if isinstance(source, str | PathLike):
         return _read(Path(source))
     if hasattr(source, "layers") and not hasattr(source, "forward_layer"):
-        found = [_of_config(_config(layer), layer.get_weights()) for layer in source.layers]
-        return _recurrent(found)
+        return _network([(_config(layer), layer.get_weights()) for layer in source.layers])
     if hasattr(source, "get_weights"):
         return _recurrent([_of_config(_config(source), source.get_weights())])
     if not isinstance(source, Sequence) or not source:
@@ -199,6 +200,13 @@ def _halves(arrays: list[Any], options: list[dict[str, Any]]) -> list[Found]:
     if count not in (4, 6):
         return [(arrays, options[0])]
     return [(arrays[: count // 2], dict(options[0])), (arrays[count // 2 :], dict(options[-1]))]
+
+
+def _network(layers: Iterable[tuple[Mapping[str, Any], list[Any]]]) -> list[list[Found]]:
+    """The recurrent layers of a model: an embedding or a readout is no part of the cell."""
+    return _recurrent(
+        [_of_config(layer, arrays) for layer, arrays in layers if layer["class_name"] in KNOWN]
+    )
 
 
 def _recurrent(found: list[list[Found] | None]) -> list[list[Found]]:
@@ -297,15 +305,13 @@ def _read(path: Path) -> list[list[Found]]:
             base = snake(layer["class_name"])
             count = seen[base] = seen.get(base, -1) + 1
             arrays = groups.get(base if count == 0 else f"{base}_{count}", [])
-            known = layer["class_name"] in (*KINDS, *IDLE, "Bidirectional")
-            if known:  # an embedding or a readout is no part of the cell
-                found.append(_of_config(layer, arrays))
-    return _recurrent(found)
+            found.append((layer, arrays))
+    return _network(found)
 
 
 def snake(name: str) -> str:
     """The name of a class as Keras writes it in files: `conv_lstm2d` for `ConvLSTM2D`."""
-    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 

@@ -176,10 +176,10 @@ def _layer(node: Node, cells: list[Any]) -> list[tuple[Cell, Params]]:
             role: ACTIVATIONS[name] for role, name in zip(roles, names, strict=True)
         }
         if kind == "lstm" and options["output_activation"] == options["activation"]:
-            del options["output_activation"]
+            options["output_activation"] = None
         own = {name: array[way] for name, array in arrays.items()}
         weights = _weights(kind, own, attributes, options)
-        layer.append(build(kind, weights, cells[way], **options))
+        layer.append(build(kind, weights, cells[way], "ONNX", ALLOWED, **options))
     return layer
 
 
@@ -195,13 +195,13 @@ def _weights(
         if not options["reset_after"] and "B" in own:
             weights["bias"] = weights["bias"] + weights.pop("recurrent_bias")
     coupled = kind == "lstm" and bool(attributes.get("input_forget", 0))
+    if kind == "lstm":
+        options |= {"coupled": coupled, "peepholes": "P" in own}
     if coupled:  # f = 1 − i, and so f = σ(−z_i)
-        options["coupled"] = True
         weights = {name: _first_negated(blocks(a, "iofg", "igo")) for name, a in weights.items()}
     else:
         weights = {name: blocks(a, THEIRS[kind], OURS[kind]) for name, a in weights.items()}
     if kind == "lstm" and "P" in own:
-        options["peepholes"] = True
         i, o, f = np.split(own["P"], 3)
         weights["peephole"] = np.stack([f, -i, o] if coupled else [i, f, o])
     return weights

@@ -77,7 +77,7 @@ def load(
             "bias": biases[0],
             "recurrent_bias": biases[1],
         }
-        layers[k].append(build("lstm", parts, wanted[k][way]))
+        layers[k].append(build("lstm", parts, wanted[k][way], "jax.experimental.rnn", ALLOWED))
     return put_together(layers)
 
 

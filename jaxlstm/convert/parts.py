@@ -4,28 +4,29 @@ A neighbour's module only says where each part lies in its arrays. `build` makes
 params out of parts, `take_apart` gives the parts of every direction of every layer.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlstm.cells import Cell, bidirectional, conv_lstm, gru, lstm, rnn, stack
+from jaxlstm.cells import Cell, bidirectional, conv_lstm, stack
 from jaxlstm.cells.base import Params, check_cell
 from jaxlstm.cells.combine import Bidirectional
 from jaxlstm.cells.trees import check_tree
+from jaxlstm.convert.options import (
+    FACTORIES,
+    Allowed,
+    arguments_of,
+    choices_of,
+    options_of,
+    part_kind,
+    strangers,
+)
 
 Array = np.ndarray
-FACTORIES: dict[str, Callable[..., Cell]] = {
-    "lstm": lstm,
-    "gru": gru,
-    "rnn": rnn,
-    "conv_lstm": conv_lstm,
-}
 BLOCKS = {"lstm": 4, "gru": 3, "rnn": 1}
-# Arguments that change where training starts or how numbers are stored, not what is computed.
-FREE = ("forget_bias", "param_dtype", "dtype", "cell_dtype", "merge")
 
 
 class Part(NamedTuple):
@@ -53,6 +54,14 @@ def to_numpy(name: str, value: Any) -> Array:
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"`weights` '{name}' must be floating point, got {array.dtype}")
     return array
+
+
+def check_mapping(weights: Any) -> None:
+    """Refuse what holds no arrays by name."""
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"`weights` must be a mapping of arrays by name, got {type(weights).__name__}"
+        )
 
 
 def fetch(weights: Mapping[str, Any], name: str, shape: Sequence[int | None]) -> Array:
@@ -89,7 +98,12 @@ def count_blocks(rows: int, hidden: int, where: str) -> str:
 
 
 def build(
-    kind: str, weights: Mapping[str, Array | None], cell: Cell | None, **options: Any
+    kind: str,
+    weights: Mapping[str, Array | None],
+    cell: Cell | None,
+    neighbour: str,
+    allowed: Allowed,
+    **said: Any,
 ) -> tuple[Cell, Params]:
     """A cell and its params out of the parts of one direction.
 
@@ -97,26 +111,35 @@ def build(
         kind: what the weights are of.
         weights: the parts by name, in our layout.
         cell: the cell they are for, or None to make one that fits.
-        **options: of the cell that is made.
+        neighbour: what the error calls the other side.
+        allowed: that of `take_apart`.
+        **said: the options that the weights are known to be of. Nothing is known of one that is
+            allowed and not said.
 
     Returns:
         The cell, and its params.
 
     Raises:
-        ValueError: when the cell has other shapes, or lacks a place for a weight.
+        ValueError: when the cell computes something else, has other shapes, or lacks a place for a
+            weight.
     """
     given = {name: array for name, array in weights.items() if array is not None}
     refuse_wide(given.values())
+    said = {"use_bias": "bias" in given, **said}
     if cell is None:
-        cell = _made(kind, given, options)
+        cell = _made(kind, given, said)
     elif part_kind(cell) != kind:
         raise ValueError(f"`cell` must be of kind {kind!r} for these weights, got {cell!r}")
+    choices = choices_of(kind, allowed) | {name: (value,) for name, value in said.items()}
+    for name, value in strangers(cell, choices):
+        wanted = " or ".join(f"`{name}={choice!r}`" for choice in choices[name])
+        raise ValueError(
+            f"`cell` must have {wanted}, as these weights of {neighbour} do, got {value!r}"
+        )
     shapes = jax.eval_shape(cell.init, jax.random.key(0))
     fields = shapes._fields
     if "recurrent_bias" in given and getattr(shapes, "recurrent_bias", None) is None:
         given["bias"] = given["bias"] + given.pop("recurrent_bias")
-    if kind == "gru" and getattr(shapes, "recurrent_bias", None) is not None:
-        given.setdefault("recurrent_bias", np.zeros_like(given["bias"]))
     for name in given:
         if name not in fields or getattr(shapes, name) is None:
             raise ValueError(f"`cell` {cell!r} has no place for the weight {name!r}")
@@ -133,7 +156,7 @@ def _array(value: Array | None) -> Any:
 def _made(kind: str, weights: Mapping[str, Array], options: Mapping[str, Any]) -> Cell:
     """A cell that fits the weights."""
     kernel, recurrent = weights["kernel"], weights["recurrent_kernel"]
-    options = {"param_dtype": kernel.dtype.name, "use_bias": "bias" in weights, **options}
+    options = {"param_dtype": kernel.dtype.name, **options}
     if kind == "conv_lstm":
         if "input_shape" not in options:
             raise ValueError(
@@ -164,21 +187,10 @@ def put_together(layers: Sequence[Sequence[tuple[Cell, Params]]]) -> tuple[Cell,
     return stack(*cells), tuple(params)
 
 
-def part_kind(cell: Cell) -> str:
-    """The kind of a plain cell; "lstm" for `lstmp` too."""
-    name = cell.description.factory if cell.description else "a cell of your own"
-    return "lstm" if name == "lstmp" else name
-
-
-def _arguments(cell: Cell) -> dict[str, Any]:
-    """What a cell was made with; nothing where it does not say."""
-    return dict(cell.description.arguments) if cell.description else {}
-
-
 def directions(cell: Cell) -> list[list[Cell]]:
     """The cells of every direction of every layer, from the input upwards."""
     check_cell("cell", cell)
-    arguments = _arguments(cell)
+    arguments = arguments_of(cell)
     match part_kind(cell):
         case "stack":
             return [each for layer in arguments["*cells"] for each in directions(layer)]
@@ -198,9 +210,7 @@ def directions(cell: Cell) -> list[list[Cell]]:
     )
 
 
-def take_apart(
-    cell: Cell, params: Params, neighbour: str, allowed: Mapping[str, Mapping[str, Sequence[Any]]]
-) -> list[list[Part]]:
+def take_apart(cell: Cell, params: Params, neighbour: str, allowed: Allowed) -> list[list[Part]]:
     """The parts of every direction of every layer.
 
     Args:
@@ -225,9 +235,7 @@ def take_apart(
     ]
 
 
-def take_one(
-    cell: Cell, params: Params, neighbour: str, allowed: Mapping[str, Mapping[str, Sequence[Any]]]
-) -> Part:
+def take_one(cell: Cell, params: Params, neighbour: str, allowed: Allowed) -> Part:
     """The parts of a cell of one layer and one direction; the arguments of `take_apart`."""
     layers = take_apart(cell, params, neighbour, allowed)
     if len(layers) > 1 or len(layers[0]) > 1:
@@ -272,24 +280,14 @@ def _flat_params(params: Params, layers: list[list[Cell]]) -> list[list[Any]]:
     return [[next(flat) for _ in layer] for layer in layers]
 
 
-def _part(cell: Cell, params: Any, neighbour: str, allowed: Any) -> Part:
+def _part(cell: Cell, params: Any, neighbour: str, allowed: Allowed) -> Part:
     kind = part_kind(cell)
     if kind not in allowed:
         raise ValueError(f"`cell` {cell!r} cannot be expressed by {neighbour}")
-    given = _arguments(cell)
-    sizes = {"input_shape": (1, 1), "filters": 1}
-    if kind != "conv_lstm":
-        sizes = {"input_size": 1, "hidden_size": 1}
-    defaults = _arguments(FACTORIES[kind](**sizes))
-    for name, value in given.items():
-        shape = name in (*sizes, "kernel_size") or name.endswith("_init") or name in FREE
-        if shape or value == defaults.get(name):
-            continue
-        choices = allowed[kind].get(name)
-        if choices is None or (choices and value not in choices):
-            raise ValueError(f"`{name}={value!r}` of {kind} cannot be expressed by {neighbour}")
+    for name, value in strangers(cell, choices_of(kind, allowed)):
+        raise ValueError(f"`{name}={value!r}` of {kind} cannot be expressed by {neighbour}")
     weights = {
         name: None if leaf is None else np.asarray(leaf)
         for name, leaf in zip(params._fields, params, strict=True)
     }
-    return Part(kind, {**defaults, **given}, weights)
+    return Part(kind, options_of(cell), weights)

@@ -51,7 +51,8 @@ def load(
             a `.pt` or `.pth` file (which needs torch, and is read with `weights_only`).
         cell: the cell that the weights are for; made to fit if None.
         prefix: what the names begin with, such as `"encoder.lstm."`.
-        nonlinearity: of `nn.RNN`, "tanh" or "relu"; that of the module, or else "tanh".
+        nonlinearity: of `nn.RNN`, "tanh" or "relu"; that of the module, which arrays do not tell,
+            or else that of the cell, or "tanh".
 
     Returns:
         The cell, and params of the type of the weights.
@@ -73,8 +74,9 @@ def load(
         (4, 16)
     """
     with files.named(weights):
-        nonlinearity = nonlinearity or str(getattr(weights, "nonlinearity", "tanh"))
-        check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        nonlinearity = nonlinearity or getattr(weights, "nonlinearity", None)
+        if nonlinearity is not None:
+            check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         state = _state(weights)
         ways: list[int] = []
         while not ways or f"{prefix}weight_ih_l{len(ways)}" in state:
@@ -150,7 +152,7 @@ def _state(weights: Any) -> Mapping[str, Any]:
 
 
 def _direction(
-    state: Mapping[str, Any], prefix: str, end: str, nonlinearity: str, cell: Cell | None
+    state: Mapping[str, Any], prefix: str, end: str, nonlinearity: str | None, cell: Cell | None
 ) -> tuple[Cell, Params]:
     def get(name: str, *shape: int | None) -> np.ndarray:
         return fetch(state, f"{prefix}{name}{end}", shape)
@@ -172,5 +174,5 @@ def _direction(
         "recurrent_bias": get("bias_hh", width) if biased else None,
         "projection": None if projection is None else projection.T,
     }
-    options = {"activation": nonlinearity} if kind == "rnn" else {}
-    return build(kind, weights, cell, **options)
+    said = {"activation": nonlinearity} if kind == "rnn" and nonlinearity else {}
+    return build(kind, weights, cell, "torch", ALLOWED, **said)

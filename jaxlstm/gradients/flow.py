@@ -61,7 +61,8 @@ def flow(
         inputs: `[*batch, T, *input_shape]`, as `unroll` takes them.
         loss: a function of the outputs of `unroll` to a scalar.
         time_major: whether time leads; it then leads in the results too: `[T, *batch]`.
-        **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`.
+        **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`, but
+            not `return_carries` and `include_initial`, since no carries are given back.
 
     Returns:
         `Flow(norms, gradients, loss)`. A part of the carry that is no floating-point array (a
@@ -69,7 +70,7 @@ def flow(
 
     Raises:
         TypeError: when `cell` is no `Cell`.
-        ValueError: when the loss is no scalar, or as `unroll` does.
+        ValueError: when the loss is no scalar, carries are asked for, or as `unroll` does.
 
     Examples:
         A simple RNN without inputs and with recurrent weight w forgets as w^n:
@@ -88,6 +89,11 @@ def flow(
         descent is difficult".
     """
     check_cell("cell", cell)
+    for name in ("return_carries", "include_initial"):
+        if options.get(name):
+            raise ValueError(
+                f"`{name}` must be False, since `flow` gives no carries, got {options[name]!r}"
+            )
     inputs = jnp.asarray(inputs)
     options = {"time_major": time_major, **options}
     templates: list[list[jax.ShapeDtypeStruct]] = []
@@ -111,16 +117,16 @@ def flow(
     rest = iter(found)
     _, gradients = _visit(cell, params, inputs, options, lambda template: next(rest), dry=True)
     leading = inputs.ndim - len(cell.input_shape)
+    norms = jax.tree.map(lambda leaf: norm(leaf, tuple(range(leading, leaf.ndim))), gradients)
+    return Flow(norms, gradients, value)
 
-    def norm(gradient: Array) -> Array:
-        # Scaled, since squares of what has vanished below 1e-19 are zero in float32.
-        axes = tuple(range(leading, gradient.ndim))
-        largest = jnp.max(jnp.abs(gradient), axis=axes, keepdims=True, initial=0)
-        unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
-        root = jnp.sqrt(jnp.sum(jnp.square(gradient / unit), axis=axes))
-        return root * jnp.squeeze(unit, axes)
 
-    return Flow(jax.tree.map(norm, gradients), gradients, value)
+def norm(array: Array, axes: tuple[int, ...]) -> Array:
+    """The Euclidean norm over some axes, as far down and up as floats reach."""
+    # Scaled, since squares of what has vanished below 1e-19 are zero in float32.
+    largest = jnp.max(jnp.abs(array), axis=axes, keepdims=True, initial=0)
+    unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+    return jnp.sqrt(jnp.sum(jnp.square(array / unit), axis=axes)) * jnp.squeeze(unit, axes)
 
 
 def _visit(

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.cells.base import Carry, Cell, Params, check_size
 from jaxlstm.gradients.trace import RANGES, step_with_sites
 from jaxlstm.gradients.walk import Walk, walk, where_valid
 
@@ -102,8 +103,9 @@ def saturation(
         A `Saturation` for each name that `gates` gives. NaN where no step is valid.
 
     Raises:
-        TypeError: when `cell` is no `Cell`.
-        ValueError: when the cell cannot be stepped, or `margin` is no share below ½.
+        TypeError: when `cell` is no `Cell`, `margin` no number or `bins` no int.
+        ValueError: when the cell cannot be stepped, `margin` is no share below ½, or `bins` is not
+            positive.
 
     Examples:
         A gate with a bias of 5 is open, whatever comes in:
@@ -115,6 +117,9 @@ def saturation(
         >>> found.high, found.histogram
         (Array([1., 1., 1.], dtype=float32), Array([0., 0., 0., 1.], dtype=float32))
     """
+    check_size("bins", bins)
+    if isinstance(margin, bool) or not isinstance(margin, int | float | np.number):
+        raise TypeError(f"`margin` must be a number, got {margin!r}")
     if not 0 <= margin < 0.5:
         raise ValueError(f"`margin` must lie in [0, 0.5), got {margin}")
     along = walk(cell, params, inputs, carry, lengths)

@@ -32,11 +32,17 @@ def norm_penalty(
 ) -> Array:
     """The regulariser of Pascanu, Mikolov, Bengio (2013), which asks error signals to keep norm.
 
-        Ω = Σ_t (‖δ_t J_t‖ / ‖δ_t‖ − 1)²,   δ_t = ∂L/∂state_t,  J_t = ∂state_t/∂state_{t−1}
+        Ω = Σ_t (‖a_t J_t‖ / ‖δ_t‖ − 1)²,   J_t = ∂state_t/∂state_{t−1}
 
-    summed over the steps that an error reaches, and the mean over the batch. For gates and memories
-    the state is the whole carry, and δ_t the adjoints that `flow` measures. Costs about two
-    training steps.
+    summed over the steps that an error reaches, and the mean over the batch. The state is the whole
+    carry. δ_t = dL/dstate_t are the adjoints that `flow` measures, and a_t the gradients by each
+    part of the state with the other parts of the same step held. Costs about two training steps.
+
+    Where the state has one part, as in a simple RNN or a GRU, a_t is δ_t and this is the Ω of the
+    paper. Where one part is computed from another, it is not: of an LSTM δ_t counts what goes
+    c_t → h_t twice, in δh_t and in δc_t = a_c + δh_t ⊙ o_t ⊙ φ'(c_t), while a_t J_t, what comes
+    back through step t, counts it once. An error that is in c alone, as along the carousel, has to
+    keep its norm; one that enters at h_t has to grow by ‖δ_t‖ / ‖a_t‖ on its first step back.
 
     Args:
         cell: a cell that can be stepped.
@@ -88,12 +94,16 @@ def norm_penalty(
             return _beside(error, new)
 
         given = jax.tree.leaves(error)
+        # Scale cancels, and without it squares of errors below 1e-19 would be zero in float32.
+        largest = lax.stop_gradient(_largest(given))
+        unit = jnp.where(largest > 0, largest, 1)
+        given = [leaf / unit.astype(leaf.dtype) for leaf in given]
         back = jax.vjp(step, _beside(error, carry))[1](given)[0]
         before, after = _square(back), _square(given)
-        reached = valid & (after > 0)
+        reached = valid & (largest != 0)
         # Where no error arrives the ratio is 0 / 0; roots are kept off zero for their derivative.
-        safe = jnp.where(reached & (before > 0), before / jnp.where(after > 0, after, 1), 1)
-        kept = jnp.where(before > 0, jnp.sqrt(safe), 0)
+        safe = jnp.where(reached & (before != 0), before / jnp.where(reached, after, 1), 1)
+        kept = jnp.where(before != 0, jnp.sqrt(safe), 0)
         return jnp.where(reached, (kept - 1) ** 2, 0)
 
     for _ in range(along.axis + 1):
@@ -132,8 +142,9 @@ def flossing(
         The mean over the exponents and the batch, [].
 
     Raises:
-        TypeError: when `cell` is no `Cell`.
-        ValueError: when the cell cannot be stepped or there are more exponents than states.
+        TypeError: when `cell` is no `Cell`, or `warmup` no int.
+        ValueError: when the cell cannot be stepped, `warmup` is negative, or there are more
+            exponents than states.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -166,6 +177,10 @@ def _beside(error: Carry, carry: Carry) -> list[Array]:
     """The leaves of a carry that have an error."""
     errors = jax.tree.leaves(error, is_leaf=_is_none)
     return [c for e, c in zip(errors, jax.tree.leaves(carry), strict=True) if e is not None]
+
+
+def _largest(leaves: list[Array]) -> Array:
+    return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves])
 
 
 def _square(leaves: list[Array]) -> Array:

@@ -137,7 +137,7 @@ def jacobian_norms(
         def back(state: tuple[Array, Array], now: Any) -> tuple[Any, Array]:
             product, scale = state
             carry, x, is_valid = now
-            jacobian = step_jacobians(cell, params, carry, x, path, cut)
+            jacobian = wide(step_jacobians(cell, params, carry, x, path, cut))
             product = jnp.where(is_valid, product @ jacobian, product)
             largest = jnp.max(jnp.abs(product))
             unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
@@ -161,12 +161,22 @@ def _norm(matrix: Array, norm: str) -> Array:
     return jnp.linalg.svd(matrix, compute_uv=False)[0]
 
 
+def wide(matrix: Array) -> Array:
+    """A matrix in float32 at least, since no decomposition takes a shorter type."""
+    return matrix.astype(wide_type(matrix.dtype))
+
+
+def wide_type(dtype: Any) -> Any:
+    """The type in which a matrix of another type can be decomposed."""
+    return jnp.dtype("float32") if dtype.itemsize < 4 else dtype
+
+
 def state_size(cell: Cell, params: Params, path: Sequence[str] | None) -> tuple[int, Any]:
-    """How many numbers the carry, or the parts of a path, hold, and of what type."""
+    """How many numbers the carry, or the parts of a path, hold, and the type of their products."""
     carry = jax.eval_shape(lambda: cell.initial_carry(params))
     flat = jax.eval_shape(lambda carry: ravel_pytree(carry)[0], carry)
     chosen = _chosen(carry, path)
-    return flat.size if chosen is None else chosen.size, flat.dtype
+    return flat.size if chosen is None else chosen.size, wide_type(flat.dtype)
 
 
 def _chosen(carry: Carry, path: Sequence[str] | None) -> np.ndarray | None:
@@ -182,8 +192,6 @@ def _chosen(carry: Carry, path: Sequence[str] | None) -> np.ndarray | None:
         if name in path:
             indices.append(np.arange(offset, offset + leaf.size))
         offset += leaf.size
-    if unknown := sorted(set(path) - names):
-        raise ValueError(
-            f"`path` must name parts of the carry, {sorted(names)}, got {unknown[0]!r}"
-        )
+    if wrong := sorted(set(path) - names) if path else [path]:
+        raise ValueError(f"`path` must name parts of the carry, {sorted(names)}, got {wrong[0]!r}")
     return np.concatenate(indices)

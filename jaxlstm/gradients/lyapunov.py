@@ -8,6 +8,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size
+from jaxlstm.gradients.jacobians import wide, wide_type
 from jaxlstm.gradients.trace import check_steps
 
 
@@ -64,8 +65,9 @@ def lyapunov_spectrum(
         counts with the logarithm of the smallest float at each step, not with −inf.
 
     Raises:
-        TypeError: when `cell` is no `Cell`.
-        ValueError: when there are fewer counted steps than blocks, or more exponents than states.
+        TypeError: when `cell` is no `Cell`, or `warmup` no int.
+        ValueError: when `inputs` are not one sequence, `warmup` is negative, there are fewer
+            counted steps than blocks, or more exponents than states.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -80,7 +82,16 @@ def lyapunov_spectrum(
     check_steps(cell)
     check_size("count", count)
     check_size("blocks", blocks)
+    if isinstance(warmup, bool) or not isinstance(warmup, int):
+        raise TypeError(f"`warmup` must be an int, got {warmup!r}")
+    if warmup < 0:
+        raise ValueError(f"`warmup` must not be negative, got {warmup}")
     inputs = jnp.asarray(inputs)
+    if inputs.ndim != 1 + len(cell.input_shape):
+        shape = ", ".join("any" if size is None else str(size) for size in cell.input_shape)
+        raise ValueError(
+            f"`inputs` must be one sequence, [T, {shape}], got {list(inputs.shape)}: use `jax.vmap`"
+        )
     counted = inputs.shape[0] - warmup
     if counted < blocks:
         raise ValueError(f"`inputs` must have at least {warmup + blocks} steps, got {len(inputs)}")
@@ -88,7 +99,7 @@ def lyapunov_spectrum(
     flat, restore = ravel_pytree(carry)
     if count > flat.size:
         raise ValueError(f"`count` must be at most {flat.size}, the size of the carry, got {count}")
-    first = jnp.eye(flat.size, count, dtype=flat.dtype)
+    first = jnp.eye(flat.size, count, dtype=wide_type(flat.dtype))
     if key is not None:
         first = jnp.linalg.qr(jax.random.normal(key, first.shape, first.dtype))[0]
 
@@ -99,7 +110,8 @@ def lyapunov_spectrum(
             return ravel_pytree(cell.step(params, restore(flat), x)[0])[0]
 
         flat, derivative = jax.linearize(forward, flat)
-        directions, r = jnp.linalg.qr(jax.vmap(derivative, in_axes=1, out_axes=1)(directions))
+        turned = jax.vmap(derivative, in_axes=1, out_axes=1)(directions.astype(flat.dtype))
+        directions, r = jnp.linalg.qr(wide(turned))
         tiny = jnp.finfo(r.dtype).tiny
         growth = jnp.log(jnp.maximum(jnp.abs(jnp.diagonal(r)), tiny))
         return (flat, directions), growth

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_choice, check_size
-from jaxlstm.gradients.jacobians import state_size, step_jacobians
+from jaxlstm.gradients.jacobians import state_size, step_jacobians, wide
 from jaxlstm.gradients.theory import SLOPES
 from jaxlstm.gradients.walk import walk
 
@@ -108,7 +108,7 @@ def jacobian_spectrum(
 
         def back(state: Any, now: Any) -> tuple[Any, None]:
             (carry, x), is_valid = now
-            jacobian = step_jacobians(cell, params, carry, x, path, cut)
+            jacobian = wide(step_jacobians(cell, params, carry, x, path, cut))
             return _where(is_valid, _multiply(jacobian.T, *state), state), None
 
         def chunk(state: Any, now: Any) -> tuple[Any, Array]:
@@ -213,7 +213,7 @@ def bounds(
     def measure(carries: Carry, inputs: Array) -> Array:
         def norm(now: Any) -> Array:
             carry, x = now
-            jacobian = step_jacobians(cell, params, carry, x, path, cut)
+            jacobian = wide(step_jacobians(cell, params, carry, x, path, cut))
             return jnp.linalg.svd(jacobian, compute_uv=False)[0]
 
         return lax.map(norm, (carries, inputs))
@@ -276,7 +276,7 @@ def weight_bound(recurrent_kernel: Array, activation: str = "tanh") -> WeightBou
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"`recurrent_kernel` must have shape [H, H], got {list(shape)}")
     slope = SLOPES[activation]
-    norm = jnp.linalg.norm(recurrent_kernel, 2)
+    norm = jnp.linalg.norm(wide(jnp.asarray(recurrent_kernel)), 2)
     rate = jnp.log(norm) + math.log(slope)
     return WeightBound(slope, norm, rate, rate < 0, rate > 0)
 

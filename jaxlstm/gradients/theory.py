@@ -13,9 +13,12 @@ from jaxlstm.cells.base import check_choice
 SLOPES = {"tanh": 1.0, "relu": 1.0, "identity": 1.0, "sigmoid": 0.25}
 """The largest slope γ of each activation."""
 
-# Trapezoids on a smooth, fast-decaying integrand converge faster than any power of the step.
-_Z = np.linspace(-12.0, 12.0, 4001)
-_WEIGHTS = np.exp(-0.5 * _Z**2) / math.sqrt(2 * math.pi) * (_Z[1] - _Z[0])
+# Trapezoids on a smooth, fast-decaying integrand converge faster than any power of the step. They
+# are of one width in t, z = 10⁻¹⁰ sinh t: at zero a function may be as steep as tanh(10⁹ z).
+_STEP = math.asinh(12e10) / 2000
+_T = _STEP * np.arange(-2000, 2001)
+_Z = 1e-10 * np.sinh(_T)
+_WEIGHTS = np.exp(-0.5 * _Z**2) / math.sqrt(2 * math.pi) * 1e-10 * np.cosh(_T) * _STEP
 
 
 def weight_gradient(w: float, steps: int, x0: float = 1.0) -> float:
@@ -33,7 +36,8 @@ def weight_gradient(w: float, steps: int, x0: float = 1.0) -> float:
         >>> weight_gradient(1.0, 100)
         100.0
     """
-    return steps * w ** (steps - 1) * x0
+    # Where the exponent would be negative, the factor before it is zero.
+    return steps * _power(w, abs(steps - 1)) * x0
 
 
 def weight_curvature(w: float, steps: int, x0: float = 1.0) -> float:
@@ -41,14 +45,14 @@ def weight_curvature(w: float, steps: int, x0: float = 1.0) -> float:
 
     Args:
         w: the recurrent weight.
-        steps: N, at least 2.
+        steps: N.
         x0: the first state.
 
     Examples:
         >>> weight_curvature(1.0, 10)
         90.0
     """
-    return steps * (steps - 1) * w ** (steps - 2) * x0
+    return steps * (steps - 1) * _power(w, abs(steps - 2)) * x0
 
 
 def jacobian_bound(spectral_norm: float, steps: int, activation: str = "tanh") -> float:
@@ -66,7 +70,7 @@ def jacobian_bound(spectral_norm: float, steps: int, activation: str = "tanh") -
         0.125
     """
     check_choice("activation", activation, SLOPES)
-    return (SLOPES[activation] * spectral_norm) ** steps
+    return _power(SLOPES[activation] * spectral_norm, steps)
 
 
 def forget_factor(bias: float, steps: int) -> float:
@@ -80,7 +84,7 @@ def forget_factor(bias: float, steps: int) -> float:
         >>> f"{forget_factor(0.0, 100):.3e} {forget_factor(1.0, 100):.3e}"
         '7.889e-31 2.484e-14'
     """
-    return (1 / (1 + math.exp(-bias))) ** steps
+    return _sigmoid(bias) ** steps
 
 
 def forget_time(bias: float) -> float:
@@ -89,11 +93,15 @@ def forget_time(bias: float) -> float:
     Args:
         bias: of the forget gate.
 
+    Returns:
+        The number of steps; infinite where it is too large for a float.
+
     Examples:
         >>> round(forget_time(math.log(99)), 2)
         99.5
     """
-    return 1 / math.log1p(math.exp(-bias))
+    rate = max(-bias, 0.0) + math.log1p(math.exp(-abs(bias)))
+    return 1 / rate if rate else math.inf
 
 
 def chrono_mean() -> float:
@@ -123,12 +131,16 @@ def tanh_variance(gain: float, input_variance: float = 0.0) -> float:
     Returns:
         q, the variance of a unit's sum; zero where the network falls silent.
 
+    Raises:
+        ValueError: when a number is negative.
+
     Examples:
         >>> tanh_variance(0.9)
         0.0
         >>> round(tanh_variance(1.5), 4)
         0.7934
     """
+    _check_not_negative(gain=gain, input_variance=input_variance)
 
     def excess(q: float) -> float:
         return gain**2 * _mean(lambda z: np.tanh(math.sqrt(q) * z) ** 2) + input_variance - q
@@ -153,25 +165,35 @@ def tanh_exponent(gain: float, input_variance: float = 0.0) -> float:
         gain: g.
         input_variance: σ², as in `tanh_variance`; inputs must be fresh at each step.
 
+    Returns:
+        λ₁; −inf where nothing is passed on, at g = 0.
+
+    Raises:
+        ValueError: when a number is negative.
+
     Examples:
         >>> [round(tanh_exponent(g), 4) for g in (0.5, 1.5, 3.0)]
         [-0.6931, 0.0652, 0.3102]
     """
     q = tanh_variance(gain, input_variance)
-    return 0.5 * math.log(gain**2 * _mean(lambda z: np.cosh(math.sqrt(q) * z) ** -4.0))
+    return 0.5 * _log(gain**2 * _mean(lambda z: (1 - np.tanh(math.sqrt(q) * z) ** 2) ** 2))
 
 
 def relu_exponent(gain: float) -> float:
     """The mean-field exponent ½ ln(g² / 2) of a random ReLU network; zero at g = √2.
 
     Args:
-        gain: g.
+        gain: g; at zero the exponent is −inf.
+
+    Raises:
+        ValueError: when the gain is negative.
 
     Examples:
         >>> round(relu_exponent(2**0.5), 12)
         0.0
     """
-    return 0.5 * math.log(gain**2 / 2)
+    _check_not_negative(gain=gain)
+    return 0.5 * _log(gain**2 / 2)
 
 
 def relu_variance(gain: float, input_variance: float = 0.0) -> float:
@@ -186,10 +208,14 @@ def relu_variance(gain: float, input_variance: float = 0.0) -> float:
     Returns:
         q, infinite from g = √2 on.
 
+    Raises:
+        ValueError: when a number is negative.
+
     Examples:
         >>> relu_variance(1.0, 0.5), relu_variance(2.0)
         (1.0, inf)
     """
+    _check_not_negative(gain=gain, input_variance=input_variance)
     return input_variance / (1 - gain**2 / 2) if gain**2 < 2 else math.inf
 
 
@@ -203,10 +229,14 @@ def linear_variance(gain: float, input_variance: float = 0.0) -> float:
     Returns:
         q, infinite from g = 1 on.
 
+    Raises:
+        ValueError: when a number is negative.
+
     Examples:
         >>> round(linear_variance(0.5, 0.75), 12)
         1.0
     """
+    _check_not_negative(gain=gain, input_variance=input_variance)
     return input_variance / (1 - gain**2) if gain < 1 else math.inf
 
 
@@ -214,13 +244,17 @@ def linear_exponent(gain: float) -> float:
     """The mean-field exponent ln g of a random linear network; zero at g = 1.
 
     Args:
-        gain: g.
+        gain: g; at zero the exponent is −inf.
+
+    Raises:
+        ValueError: when the gain is negative.
 
     Examples:
         >>> linear_exponent(1.0)
         0.0
     """
-    return math.log(gain)
+    _check_not_negative(gain=gain)
+    return _log(gain)
 
 
 def critical_gain(input_variance: float = 0.0, activation: str = "tanh") -> float:
@@ -233,6 +267,9 @@ def critical_gain(input_variance: float = 0.0, activation: str = "tanh") -> floa
         input_variance: σ², as in `tanh_variance`.
         activation: "tanh", "relu" or "identity".
 
+    Raises:
+        ValueError: when the activation is unknown or the variance negative.
+
     Examples:
         >>> critical_gain(), round(critical_gain(0.5), 4), round(critical_gain(0.5, "relu"), 4)
         (1.0, 1.6862, 1.4142)
@@ -243,6 +280,8 @@ def critical_gain(input_variance: float = 0.0, activation: str = "tanh") -> floa
     if input_variance == 0.0:
         return 1.0
     low, high = 1.0, 20.0
+    while tanh_exponent(high, input_variance) < 0:
+        high *= 2
     for _ in range(60):
         middle = (low + high) / 2
         rising = tanh_exponent(middle, input_variance) < 0
@@ -293,7 +332,7 @@ def lstm_radius(gain: float, forget_bias: float = 1.0) -> float:
         >>> lstm_radius(2.0, 0.0)
         1.0
     """
-    return 1 / (1 + math.exp(-forget_bias)) + ginibre_radius(gain) / 4
+    return _sigmoid(forget_bias) + ginibre_radius(gain) / 4
 
 
 def lstm_critical_gain(forget_bias: float = 1.0) -> float:
@@ -308,7 +347,7 @@ def lstm_critical_gain(forget_bias: float = 1.0) -> float:
         >>> lstm_critical_gain(0.0), round(lstm_critical_gain(1.0), 4)
         (2.0, 1.0758)
     """
-    return 4 / (1 + math.exp(forget_bias))
+    return 4 * _sigmoid(-forget_bias)
 
 
 def gru_radius(gain: float) -> float:
@@ -339,3 +378,25 @@ def gru_critical_gain() -> float:
 def _mean(function: Callable[[np.ndarray], np.ndarray]) -> float:
     """The mean of a function of a standard normal variable."""
     return float(np.sum(_WEIGHTS * function(_Z)))
+
+
+def _power(base: float, exponent: int) -> float:
+    """`base ** exponent`, infinite where that is too large for a float."""
+    try:
+        return (1.0 * base) ** exponent
+    except OverflowError:
+        return math.copysign(math.inf, base) if exponent % 2 else math.inf
+
+
+def _sigmoid(x: float) -> float:
+    return math.exp(min(x, 0.0)) / (1 + math.exp(-abs(x)))
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf
+
+
+def _check_not_negative(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not number >= 0:
+            raise ValueError(f"`{name}` must not be negative, got {number}")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, described
+from jaxlstm.gradients.flow import norm
 from jaxlstm.unroll import Unrolled, unroll
 
 ALONG_TIME = ("mask", "resets")
@@ -148,7 +149,7 @@ def gate_norms(contributions: Params, gates: int) -> Params:
                 f"`contributions` must have leaves [T, …, {gates} · H], got {list(leaf.shape)}"
             )
         blocks = leaf.reshape(leaf.shape[0], -1, gates, leaf.shape[-1] // gates)
-        return jnp.sqrt(jnp.sum(jnp.square(blocks), axis=(1, 3)))
+        return norm(blocks, (1, 3))
 
     return jax.tree.map(norms, contributions)
 

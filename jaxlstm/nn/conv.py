@@ -49,8 +49,8 @@ class _ConvLSTM(RNN):
         cell = conv_lstm(
             input_shape=tuple(in_shape),
             filters=filters,
-            kernel_size=kernel_size if isinstance(kernel_size, int) else tuple(kernel_size),
-            strides=strides if isinstance(strides, int) else tuple(strides),
+            kernel_size=kernel_size,
+            strides=strides,
             padding=padding,
             peepholes=peepholes,
             activation=activation,

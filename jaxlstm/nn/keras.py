@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxlstm.cells import Cell, dropout, initializers, recurrent_dropout
 from jaxlstm.cells.base import check_choice
+from jaxlstm.unroll.checks import check_bool
 
 Initializer = str | Callable[..., Any]
 INITIALIZERS = {
@@ -65,6 +66,7 @@ def initializer(value: Initializer, argument: str) -> Callable[..., Any]:
 
 def forget_initializer(bias: Callable[..., Array], unit_forget_bias: bool) -> Callable[..., Array]:
     """The initialiser of an LSTM's bias, with ones for the forget gate where that is asked for."""
+    check_bool("unit_forget_bias", unit_forget_bias)
     if unit_forget_bias and not getattr(bias, "joint", False):
         return initializers.forget_bias(value=1.0, others=bias)
     return bias

@@ -72,7 +72,8 @@ class RNN(nnx.Module):
 
     Raises:
         TypeError: when an argument is of the wrong type.
-        ValueError: when an option is out of range, or no parameter has a name in `metadata`.
+        ValueError: when an option is out of range, `rngs` has no stream to draw from, or no
+            parameter has a name in `metadata`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -127,7 +128,7 @@ class RNN(nnx.Module):
         chunk_length(remat, 1)
         check_size("unroll", unroll)
         if params is None:
-            params = cell.init(check_rngs(rngs).params())
+            params = cell.init(draw_key(check_rngs(rngs), "params"))
         else:
             check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
         self.cell = cell
@@ -179,6 +180,30 @@ class RNN(nnx.Module):
         Raises:
             TypeError, ValueError: when an argument does not fit; the message names it.
         """
+        return self.travel(
+            inputs,
+            zero_masked=self.zero_output_for_mask,
+            mask=mask,
+            lengths=lengths,
+            resets=resets,
+            initial_state=initial_state,
+            key=key,
+            rngs=rngs,
+        )
+
+    def travel(
+        self,
+        inputs: Array,
+        *,
+        zero_masked: bool,
+        mask: Array | None = None,
+        lengths: Array | None = None,
+        resets: Array | None = None,
+        initial_state: Any = None,
+        key: Array | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+    ) -> Any:
+        """The call, with `zero_masked` in the place of the layer's own `zero_output_for_mask`."""
         params, inputs = self.params, check_array("inputs", inputs)
         batch_shape, _ = check_inputs(self.cell, inputs, self.time_major)
         axis = self.time_axis(inputs.ndim)
@@ -193,7 +218,8 @@ class RNN(nnx.Module):
             resets=resets,
             reverse=self.go_backwards,
             time_major=self.time_major,
-            masked_outputs="zero" if self._zero_masked else "hold",
+            # The last valid output is the one held to the end, whatever the sequences show.
+            masked_outputs="zero" if zero_masked and self.return_sequences else "hold",
             truncate=self.truncate,
             remat=self.remat,
             unroll=self.unroll,
@@ -217,11 +243,6 @@ class RNN(nnx.Module):
     def reset_state(self) -> None:
         """Let a stateful layer begin anew with the next call, with any batch shape."""
         self.state = nnx.data(None)
-
-    @property
-    def _zero_masked(self) -> bool:
-        # The last valid output is the one held to the end, whatever the sequences show.
-        return self.zero_output_for_mask and self.return_sequences
 
     def _first(self, state: Any, batch_shape: tuple[int, ...], key: Array | None) -> Carry | None:
         """The carry to begin with, noise and all; None for that of the cell."""
@@ -259,10 +280,11 @@ def plain_arrays(tree: Any) -> Any:
 
 
 def fresh(layer: RNN, rngs: nnx.Rngs) -> RNN:
-    """A layer like another, with weights of its own."""
+    """A layer like another, with weights of its own and nothing carried yet."""
     new = nnx.clone(layer)
+    new.reset_state()
     variables = jax.tree.leaves(new.weights, is_leaf=lambda x: isinstance(x, nnx.Param))
-    drawn = jax.tree.leaves(layer.cell.init(rngs.params()))
+    drawn = jax.tree.leaves(layer.cell.init(draw_key(rngs, "params")))
     for variable, value in zip(variables, drawn, strict=True):
         variable[...] = value
     return new
@@ -278,6 +300,13 @@ def check_rngs(rngs: Any) -> nnx.Rngs:
     if not isinstance(rngs, nnx.Rngs):
         raise TypeError(f"`rngs` must be a flax.nnx.Rngs, got {rngs!r}")
     return rngs
+
+
+def draw_key(rngs: nnx.Rngs, stream: str) -> Array:
+    """The next key of a stream, or of the one named `default`."""
+    if stream not in rngs and "default" not in rngs:
+        raise ValueError(f"`rngs` must have a stream `{stream}` or `default`, got {list(rngs)}")
+    return rngs[stream]()
 
 
 def _variables(params: Params, metadata: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -301,7 +330,7 @@ def _key(key: Array | None, rngs: Any) -> Array | None:
         raise ValueError("`key` and `rngs` both bring randomness: give one of them")
     if not isinstance(rngs, nnx.Rngs | nnx.RngStream):
         raise TypeError(f"`rngs` must be a flax.nnx.Rngs or RngStream, got {rngs!r}")
-    return rngs.dropout() if isinstance(rngs, nnx.Rngs) else rngs()
+    return draw_key(rngs, "dropout") if isinstance(rngs, nnx.Rngs) else rngs()
 
 
 def _last(outputs: Array, axis: int) -> Array:

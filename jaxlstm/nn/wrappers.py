@@ -1,5 +1,6 @@
 """Layers made of layers: both directions, and one on top of the other."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,17 +8,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxlstm.cells.base import check_choice
 from jaxlstm.cells.combine import MERGES
 from jaxlstm.nn.rnn import RNN, check_rngs, count_states, fresh
+
+MERGE_MODES = {None if name == "none" else name: merge for name, merge in MERGES.items()}
 
 
 class Bidirectional(nnx.Module):
     """One layer from the first step to the last, another back, and their outputs merged.
 
     With `return_sequences` each step has what the two directions gave there; without it, what each
-    gave at the end of its way. Each travels within the valid steps of each sequence. Schuster &
-    Paliwal (1997), "Bidirectional recurrent neural networks"; the interface of Keras.
+    gave at the end of its way. Each travels within the valid steps of each sequence, and among the
+    sequences a masked step gives zeros in both, whatever their `zero_output_for_mask`, as in Keras.
+    Schuster & Paliwal (1997), "Bidirectional recurrent neural networks"; the interface of Keras.
 
     Args:
         layer: the layer that runs forward, an `RNN` such as `LSTM`.
@@ -32,8 +35,8 @@ class Bidirectional(nnx.Module):
 
     Raises:
         TypeError: when a layer is no `RNN`, or `rngs` is missing.
-        ValueError: when the two layers do not go opposite ways or return different things, or the
-            merge is unknown.
+        ValueError: when the two layers do not go opposite ways, return different things, or differ
+            in `time_major` or `stateful`, or the merge is unknown.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
@@ -54,7 +57,8 @@ class Bidirectional(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ):
         _check_layer("layer", layer, RNN)
-        check_choice("merge_mode", "none" if merge_mode is None else merge_mode, MERGES)
+        if merge_mode not in list(MERGE_MODES):
+            raise ValueError(f"`merge_mode` must be one of {list(MERGE_MODES)}, got {merge_mode!r}")
         if backward_layer is None:
             backward_layer = fresh(layer, check_rngs(rngs))
             backward_layer.go_backwards = not layer.go_backwards
@@ -64,6 +68,7 @@ class Bidirectional(nnx.Module):
             ("return_sequences", layer.return_sequences),
             ("return_state", layer.return_state),
             ("time_major", layer.time_major),
+            ("stateful", layer.stateful),
         ):
             if (given := getattr(backward_layer, name)) != wanted:
                 raise ValueError(f"`backward_layer` must have `{name}={wanted}`, got {given}")
@@ -73,6 +78,7 @@ class Bidirectional(nnx.Module):
 
     return_sequences = property(lambda self: self.forward_layer.return_sequences)
     return_state = property(lambda self: self.forward_layer.return_state)
+    time_major = property(lambda self: self.forward_layer.time_major)
     go_backwards = property(lambda self: self.forward_layer.go_backwards)
 
     def __call__(
@@ -105,7 +111,7 @@ class Bidirectional(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         states = _split("initial_state", initial_state, layers)
         found = [
-            layer(inputs, initial_state=state, key=k, rngs=rngs, **ragged)
+            layer.travel(inputs, zero_masked=True, initial_state=state, key=k, rngs=rngs, **ragged)
             for layer, state, k in zip(layers, states, keys, strict=True)
         ]
         (ahead, *ahead_state), (back, *back_state) = (
@@ -114,7 +120,7 @@ class Bidirectional(nnx.Module):
         if self.return_sequences:
             axis = self.forward_layer.time_axis(jnp.ndim(inputs))
             back = jax.tree.map(lambda leaf: jnp.flip(leaf, axis), back)
-        merged = MERGES[self.merge_mode or "none"](ahead, back)
+        merged = MERGE_MODES[self.merge_mode](ahead, back)
         if not self.return_state:
             return merged
         outputs = merged if self.merge_mode is None else (merged,)
@@ -131,14 +137,15 @@ class Stacked(nnx.Module):
 
     Args:
         *layers: from the input upwards, `RNN`s or `Bidirectional`s. All but the last must return
-            sequences, in the order of the inputs.
+            sequences, in the order of the inputs, and time leads in all of them or in none.
 
     Attributes:
         layers: the layers, in an `nnx.List`.
 
     Raises:
         TypeError: when one is no layer.
-        ValueError: when there is none, or one below the last returns no sequences.
+        ValueError: when there is none, one below the last returns no sequences, or time leads in
+            some only.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
@@ -157,6 +164,10 @@ class Stacked(nnx.Module):
         for index, layer in enumerate(layers):
             name = f"layers[{index}]"
             _check_layer(name, layer, RNN | Bidirectional)
+            if layer.time_major != (wanted := layers[0].time_major):
+                raise ValueError(
+                    f"`{name}` must have `time_major={wanted}`, got {layer.time_major}"
+                )
             if index == len(layers) - 1:
                 continue
             if not layer.return_sequences:
@@ -194,12 +205,16 @@ class Stacked(nnx.Module):
         """
         count = len(self.layers)
         keys = [None] * count if key is None else list(jax.random.split(key, count))
-        if initial_state is not None and len(initial_state) != count:
-            raise ValueError(
-                f"`initial_state` must have an entry for each of {count} layers, got "
-                f"{len(initial_state)}"
-            )
         given = [None] * count if initial_state is None else initial_state
+        if not isinstance(given, Sequence):
+            raise TypeError(
+                f"`initial_state` must be a list with an entry for each of {count} layers, got "
+                f"{type(given).__name__}"
+            )
+        if len(given) != count:
+            raise ValueError(
+                f"`initial_state` must have an entry for each of {count} layers, got {len(given)}"
+            )
         states = []
         for layer, state, k in zip(self.layers, given, keys, strict=True):
             inputs = layer(inputs, initial_state=state, key=k, rngs=rngs, **ragged)

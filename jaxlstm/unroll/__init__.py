@@ -164,14 +164,15 @@ def unroll(
     lengths = None if lengths is None else check_lengths(lengths, batch_shape, length)
     mask = None if mask is None else check_flags("mask", mask, shape)
     resets = None if resets is None else check_flags("resets", resets, shape)
-    check_key(key)
+    key = check_key(key)
     check_leaves("params", params)
     check_leaves("carry", carry)
     if cell.run is not None:
         jax.eval_shape(functools.partial(begin, cell, batch_shape), params, carry, key)
         if cell.whole:
             axis = 0 if time_major else len(batch_shape)
-            inputs = without_invalid(inputs, lengths, mask, axis)
+            hold = masked_outputs == "hold"
+            inputs = without_invalid(inputs, lengths, mask, axis, hold=hold, reverse=bool(reverse))
         whole = functools.partial(
             _unroll,
             lengths=lengths,

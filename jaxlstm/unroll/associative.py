@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params
 from jaxlstm.unroll.checks import check_parallel
-from jaxlstm.unroll.scan import choose
+from jaxlstm.unroll.scan import choose, entered
 
 
 def associative_steps(
@@ -26,7 +26,7 @@ def associative_steps(
     if cell.linear is None:
         raise ValueError(f"`backend` 'associative' needs a cell linear in its state, got {cell!r}")
     check_parallel(options)
-    xs, valid, first = laid.xs, laid.valid, jax.tree.leaves(laid.first)[0]
+    xs, valid, first = laid.xs, laid.valid, jax.tree.leaves(entered(laid, options.reverse))[0]
     if valid is not None:
         xs = choose(valid, xs, jnp.zeros_like(xs))
     decay, written = cell.linear(params, xs)

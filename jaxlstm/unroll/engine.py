@@ -107,7 +107,8 @@ def begin(
     cell: Cell, batch_shape: tuple[int, ...], params: Params, carry: Carry | None, key: Array | None
 ) -> tuple[Carry, Carry]:
     """The initial carry and the one to begin with, of checked parameters."""
-    check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
+    wanted = jax.eval_shape(cell.init, jax.random.key(0))
+    check_tree("params", params, wanted, whole_numbers=False)
     initial = start(cell, params, batch_shape, key)
     if carry is not None and cell.stochastic and not _same_structure(carry, initial):
         # The carry brings its own noise, or none, whatever the key says.
@@ -132,13 +133,32 @@ def _join_initial(first: Array, carries: Array, *, reverse: bool) -> Array:
 
 
 def without_invalid(
-    inputs: Array, lengths: Array | None, mask: Array | None, time_axis: int
+    inputs: Array,
+    lengths: Array | None,
+    mask: Array | None,
+    time_axis: int,
+    *,
+    hold: bool,
+    reverse: bool,
 ) -> Array:
-    """Zero where a step is not valid, for cells that use their inputs outside of a scan."""
+    """Inputs for cells that use them outside of a scan: where a step is not valid as outputs are.
+
+    That is zero, or what was held: the last valid input in the direction of travel.
+    """
     xs = jnp.moveaxis(inputs, time_axis, 0)
     valid = _valid(lengths, mask, len(xs), time_axis)
     if valid is None:
         return inputs
+    if hold and len(xs):
+        steps = jnp.arange(len(xs)).reshape(-1, *(1,) * (valid.ndim - 1))
+        steps = jnp.broadcast_to(steps, valid.shape)
+        if reverse:
+            last = jax.lax.cummin(jnp.where(valid, steps, len(xs)), reverse=True)
+        else:
+            last = jax.lax.cummax(jnp.where(valid, steps, -1))
+        valid = (last >= 0) & (last < len(xs))
+        last = last.reshape(*last.shape, *(1,) * (xs.ndim - last.ndim))
+        xs = jnp.take_along_axis(xs, last, axis=0, mode="clip")
     return jnp.moveaxis(choose(valid, xs, jnp.zeros_like(xs)), 0, time_axis)
 
 

@@ -22,7 +22,7 @@ from jax import Array, lax
 from jaxlstm.cells.base import Carry, Cell, Params
 from jaxlstm.unroll.associative import prefixes
 from jaxlstm.unroll.checks import check_parallel
-from jaxlstm.unroll.scan import choose
+from jaxlstm.unroll.scan import choose, entered
 
 JACOBIANS = ("full", "diagonal")
 LEAST_DAMPING = 1 / 16
@@ -65,9 +65,10 @@ def newton_steps(
     check_parallel(options)
     problem = _Problem(cell, laid.xs.ndim - 1 - len(cell.input_shape), settings)
     problem.check(laid.first)
+    first = entered(laid, options.reverse)
     flip = functools.partial(jnp.flip, axis=0) if options.reverse else lambda a: a
     xs, valid, reset = jax.tree.map(flip, (laid.xs, laid.valid, laid.reset))
-    given = (params, xs, laid.initial, laid.first, _Flags(valid, reset))
+    given = (params, xs, laid.initial, first, _Flags(valid, reset))
     flat, moved = solve(problem, *given)
     found, outputs = problem.steps(flat, *given)
     states = problem.carries(flat, laid.first)
@@ -125,7 +126,7 @@ def solve(
     rest = residuals(states)
     off = apart(states, rest)
     damping = jnp.zeros_like(states, shape=states.shape[1:-1])
-    moved = jnp.zeros(off.shape, jnp.int32)
+    moved = jnp.zeros_like(states, shape=off.shape, dtype=jnp.int32)
     state = (jnp.zeros((), jnp.int32), (states, rest), off, damping, moved)
     _, (states, _), _, _, moved = lax.while_loop(going, iterate, state)
     return states, moved

@@ -174,6 +174,13 @@ def choose(flag: Array, yes: Any, no: Any, latest: Any = None) -> Any:
     return jax.tree.map(pick, yes, no, latest, is_leaf=lambda node: isinstance(node, Noisy))
 
 
+def entered(laid: Any, reverse: bool) -> Any:
+    """The carry that the first step sees: what a reset discards may be NaN, and 0 · NaN is too."""
+    if laid.reset is None or reverse:  # which resets after a step
+        return laid.first
+    return choose(jnp.any(laid.reset[:1], axis=0), laid.initial, laid.first)
+
+
 def varying_like(tree: Any, like: Any) -> Any:
     """Let a carry vary over every mesh axis that what reaches it varies over, in `shard_map`."""
     for leaf in jax.tree.leaves(like):
