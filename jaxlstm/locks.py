@@ -65,6 +65,20 @@ def in_use(folder: str | Path) -> bool | None:
     except filelock.Timeout:
         return True
     except OSError:
-        return None
+        return _held(path)
     lock.release()
+    return False
+
+
+def _held(path: Path) -> bool | None:
+    """Whether a file is locked that may only be read, for which filelock would have to write."""
+    try:
+        import fcntl  # there is none on Windows
+
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return None
     return False

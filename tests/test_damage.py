@@ -107,7 +107,8 @@ def test_a_disk_that_may_only_be_read_is_one_line(whole, tmp_path, capfd, seen):
     config_file = whole / "config.toml"
     with disk(tmp_path / "disk", "40m") as again:
         run = shutil.copytree(whole, tmp_path / "disk" / "run")
-        runs.update_manifest(run, state="interrupted")
+        runs.update_manifest(run, state="running")
+        (run / locks.NAME).touch()
         again("ro")
         for arguments in (
             ["run", str(config_file), "--out", str(tmp_path / "disk" / "new")],
@@ -117,8 +118,15 @@ def test_a_disk_that_may_only_be_read_is_one_line(whole, tmp_path, capfd, seen):
             assert "(Read-only file system)" in one_line(capfd, arguments)
             seen("disk", "commands on a read-only disk refused", 1)
         assert cli.main(["list", str(run.parent)]) == 0
-        assert "interrupted" in capfd.readouterr().out
-        assert locks.in_use(run) is None
+        assert "dead" in capfd.readouterr().out
+        assert cli.main(["watch", str(run)]) == 0
+        assert "its process is gone" in capfd.readouterr().out
+
+
+def test_a_lock_is_seen_on_a_file_that_may_only_be_read(tmp_path):
+    with locks.alone(tmp_path):
+        assert locks._held(tmp_path / locks.NAME) is True
+    assert locks._held(tmp_path / locks.NAME) is False
 
 
 def damage(path: Path, way: str) -> None:
