@@ -284,6 +284,19 @@ def test_a_reproduction_that_was_stopped_goes_on_and_leaves_a_table(room, monkey
     assert cli.main(["list", "out"]) == 0
 
 
+def test_a_training_that_failed_has_no_number_and_is_named(room, capsys):
+    wild = 'optimizer = { kind = "sgd", learning_rate = 1e30 }\n'
+    head, _, tail = TINY.partition("optimizer = ")
+    Path("tiny.toml").write_text(head + wild + tail.partition("\n")[2])
+    assert reproduce() == 1
+    out, err = capsys.readouterr()
+    assert "error: not finite" in out
+    assert "missed" in out
+    assert "lstm: the loss or its gradient was not finite" in err
+    assert "**failed**" in Path("out/README.md").read_text()
+    assert reproduce() == 1
+
+
 def test_the_short_version_has_another_folder_and_another_config_is_refused(room, capsys):
     assert cli.main(["reproduce", "tiny.toml", "--quick", "--quiet"]) == 0
     assert runs.read_manifest("runs/quick/tiny").seeds == [0]

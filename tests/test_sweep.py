@@ -191,6 +191,11 @@ BAD = [
     ('"small.toml"', '"no.toml"', "no.toml: cannot read this config file (No such file"),
     ('"small.toml"', '"both.toml"', "from: expected the config of a training, got 'both.toml'"),
     ("batch_size = 3", "batch_size = 0", "cases: train.batch_size: expected int >= 1, got 0"),
+    (
+        "[grid]",
+        '[grid]\ntask = [{ kind = "adding", length = 4 }, { kind = "copy", delay = 1 }]',
+        "goal: expected a low validation mse, by which the first setting is ranked, got a high",
+    ),
 ]
 
 

@@ -152,6 +152,13 @@ def test_devices_are_taken_as_the_config_says(wanted, seeds, count):
     assert training.mesh.may_spread(wanted, seeds) == (count > 1)
 
 
+def test_a_cpu_does_not_count_as_any_number_of_devices(monkeypatch):
+    asked = []
+    monkeypatch.setattr(training.mesh, "ask_for_devices", asked.append)
+    training.mesh.ask_for_devices_of([experiment(train=train(mesh=config.Mesh(data=3000)))])
+    assert asked == [training.mesh.MOST]
+
+
 def test_more_devices_than_there_are_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"^train.mesh: expected data × hidden = 3 × 1 <= 2, the"):
         go(tmp_path / "r", train=train(mesh=config.Mesh(data=3)))

@@ -29,8 +29,9 @@ def write(
 ) -> None:
     """Write a network as a `.keras` file, for `keras.models.load_model`.
 
-    It is a Sequential model of features [B, T, I] or symbols [B, T]; give it a `mask` [B, T] for
-    sequences of different lengths.
+    It is a Sequential model of features [B, T, I], which takes a `mask` [B, T] for sequences of
+    different lengths, or of symbols [B, T]. Keras hands no mask on from symbols: give it those of
+    one length at a time, or call its layers one by one, each with the mask.
 
     Args:
         path: the file; replaced in one step when all has been written.

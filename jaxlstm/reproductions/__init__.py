@@ -63,7 +63,7 @@ def run(
 
     Returns:
         The manifest. Its summary has a `Score` for each check, and its state is "interrupted"
-        where a training was.
+        where a training was, "failed" where the numbers of one stopped being finite.
 
     Raises:
         UserError: when the folder holds another config, another process works in it, or a
@@ -107,14 +107,25 @@ def _run(
         runs.update_manifest(folder, state="running")
     if reproduction.study is not None:
         return _studied(reproduction.study, folder, command, progress)
+    summary, failed = [], []
     state: runs.State = "finished"
     for one in ready:
         ended = _trained(one, folder / one.experiment.name, command, quiet)
         if ended.state == "interrupted":
             state = "interrupted"
             break
-    summary = [] if state == "interrupted" else _judged(reproduction, folder)
-    return runs.update_manifest(folder, state=state, seconds=_seconds(folder), summary=summary)
+        if ended.state == "failed":
+            failed.append(f"{ended.name}: {ended.reason}")
+    else:
+        summary = _judged(reproduction, folder)
+        state = "failed" if failed else "finished"
+    return runs.update_manifest(
+        folder,
+        state=state,
+        reason="; ".join(failed) or None,
+        seconds=_seconds(folder),
+        summary=summary,
+    )
 
 
 def _trained(ready: training.Training, folder: Path, command: str, quiet: bool) -> runs.Manifest:
@@ -135,7 +146,7 @@ def _studied(
         studies.record(study, inner, command=command, progress=progress)
     report.write(inner)
     made = runs.read_manifest(inner)
-    write_rows(folder, made.summary, {score.metric: study.name for score in made.summary})
+    write_rows(folder, made.summary, [study.name] * len(made.summary))
     return runs.update_manifest(
         folder, state="finished", seconds=made.seconds, summary=made.summary
     )
@@ -144,11 +155,11 @@ def _studied(
 def _judged(reproduction: config.Reproduction, folder: Path) -> list[runs.Score]:
     folders = {arm.name: folder / arm.name for arm in reproduction.arms}
     scores = [checks.judge(check, folders) for check in reproduction.checks]
-    taken = {
-        check.what: ", ".join(check.arms or tuple(folders))
+    taken = [
+        ", ".join(check.arms or tuple(folders))
         + (f" against {', '.join(check.against)}" if check.against else "")
         for check in reproduction.checks
-    }
+    ]
     write_rows(folder, scores, taken)
     _draw(folder, folders)
     return scores

@@ -64,6 +64,10 @@ def _values(check: config.Check, folders: Sequence[Path]) -> np.ndarray:
 
 
 def _of_training(check: config.Check, folder: Path) -> list[float]:
+    """One number for each seed; none is a number of a training that failed before its end."""
+    manifest = runs.read_manifest(folder)
+    if manifest.state == "failed":
+        return [math.nan] * len(manifest.seeds)
     records = runs.read_jsonl(folder, "metrics.jsonl")
     series = _series(records, check.metric, folder)
     step = max(series)

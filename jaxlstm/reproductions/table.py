@@ -1,6 +1,6 @@
 """The one table: what was published, what was measured, and the verdict, from the run folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlstm import config, runs
@@ -58,18 +58,18 @@ def write_protocol(folder: Path, reproduction: config.Reproduction) -> None:
     )
 
 
-def write_rows(folder: Path, scores: Sequence[runs.Score], taken: Mapping[str, str]) -> None:
-    """Write the table of one reproduction's checks into its run folder."""
+def write_rows(folder: Path, scores: Sequence[runs.Score], taken: Sequence[str]) -> None:
+    """Write the table of one reproduction's checks, and what each is taken of."""
     rows = [
         [
             score.metric,
-            taken[score.metric],
+            of,
             score.mean,
             _span(score),
             score.expected or "",
             score.verdict,
         ]
-        for score in scores
+        for score, of in zip(scores, taken, strict=True)
     ]
     runs.write_table(
         folder,

@@ -25,6 +25,11 @@ class Goal(msgspec.Struct, frozen=True):
     above: float | None
     seeds: str
 
+    @property
+    def asks(self) -> str:
+        """What settings are ranked by, in words."""
+        return f"a {'low' if self.above is None else 'high'} {self.split} {self.metric}"
+
 
 class Checked(msgspec.Struct, frozen=True):
     """What the process found: a goal for each setting, or the first that does not fit."""
@@ -45,7 +50,8 @@ def check(plan: Plan, source: str) -> list[Goal]:
         The goal of every setting.
 
     Raises:
-        UserError: when the data cannot be had, or a setting asks for what the task has not.
+        UserError: when the data cannot be had, a setting asks for what the task has not, or two
+            settings are not ranked by the same.
     """
     with tempfile.TemporaryDirectory() as folder:
         for index, setting in enumerate(plan.settings):
@@ -66,4 +72,11 @@ def check(plan: Plan, source: str) -> list[Goal]:
     if checked.reason:
         label = plan.settings[checked.refused].label
         raise UserError(f"{source}: with {label}: {checked.reason}")
+    wanted = checked.goals[0].asks
+    for setting, goal in zip(plan.settings, checked.goals, strict=True):
+        if goal.asks != wanted:
+            raise UserError(
+                f"{source}: with {setting.label}: goal: expected {wanted}, by which the first "
+                f"setting is ranked, got {goal.asks}; give a [goal] that fits all"
+            )
     return checked.goals

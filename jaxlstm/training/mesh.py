@@ -24,6 +24,8 @@ from jaxlstm.unroll.devices import ask_for_devices
 
 HIDDEN = "hidden"
 """The axis over which parameters are spread."""
+MOST = 256
+"""Devices that a CPU counts as at most: where more are asked for, they are not there."""
 WIDE = 6 << 20
 """Bytes of a layer's parameters beyond which a CPU is one device.
 
@@ -84,7 +86,7 @@ def ask_for_devices_of(trainings: Iterable[config.Experiment], processes: int = 
     if count is None:
         ask_for_devices()
     elif count > 1:
-        ask_for_devices(-(-count // processes))
+        ask_for_devices(min(-(-count // processes), MOST))
 
 
 def resolve(wanted: Literal["auto"] | config.Mesh, seeds: int) -> config.Mesh:
