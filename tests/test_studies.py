@@ -14,7 +14,7 @@ import jaxlstm as jl
 from jaxlstm import config, runs, studies, tasks, training
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
-from jaxlstm.studies import trials
+from jaxlstm.studies import carousel, interventions, reach, trials
 from jaxlstm.studies.findings import Prediction, slope
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
         "study.large_size": "128",
         "study.gains": "[0.9]",
         "study.random_gains": "[3.0]",
-        "study.forget_biases": "[0.0]",
+        "study.forget_biases": "[0.12345678]",  # labels have six digits, the law has all
         "study.lengths": "[5, 20]",
     }
     return measured(tmp_path_factory.mktemp("study"), "vanishing", small)
@@ -302,14 +302,129 @@ def test_reach_small(tmp_path):
     assert worth["high"][0] >= -np.mean(losses) - 1e-4
 
 
-def test_what_the_reach_of_cannot_be_measured_is_refused(tmp_path):
-    for given, line in (
-        ("configs/studies/reach.toml", "expected configs of trainings"),
-        ("nowhere.toml", "nowhere.toml: cannot read"),
-        (str(tmp_path), "manifest"),
-    ):
-        with pytest.raises(UserError, match=line):
-            measured(tmp_path / line[:4], "reach", {"study.trainings": f"['{given}']"})
+TINY = [
+    ("task.length", "4"),
+    ("model.hidden_size", "2"),
+    ("train.steps", "2"),
+    ("train.batch_size", "2"),
+    ("train.log_every", "1"),
+    ("train.evaluate_every", "2"),
+    ("optimizer.schedule.warmup_steps", "1"),
+]
+
+
+@pytest.mark.usefixtures("lenient")  # optax promotes
+def test_networks_of_one_name_are_told_apart_and_contexts_ascend(tmp_path):
+    tiny = config.dumps(config.load("configs/adding.toml", TINY))
+    given = [str(tmp_path / f"{name}.toml") for name in ("a", "b")]
+    for path in given:
+        Path(path).write_text(tiny)
+    small = {"seeds": "1", "study.sequences": "1", "study.contexts": "[3, 1]"}
+    folder = measured(tmp_path / "study", "reach", small | {"study.trainings": str(given)})
+    panels = json.loads((folder / "figures" / "3-truncation.json").read_text())["panels"]
+    assert [panel["title"] for panel in panels] == [f"adding, {path}" for path in given]
+    assert [panel["series"][1]["x"] for panel in panels] == [[1, 3, 4]] * 2
+    rooms = [str(folder / "trainings" / "adding" / number) for number in "12"]
+    assert all(runs.read_manifest(room).state == "finished" for room in rooms)
+    study = config.load("configs/studies/reach.toml", [("study.trainings", str(rooms))])
+    labels = [made.label for made in reach.prepare(study.study, (0,))]
+    assert labels == [f"adding, {room}" for room in rooms]
+
+
+def refused(folder, given, line):
+    study = config.load("configs/studies/reach.toml", [("study.trainings", f"['{given}']")])
+    key = f"study.trainings: expected configs of trainings or run folders, got '{given}': "
+    with pytest.raises(UserError, match=f"^{re.escape(key)}.*{re.escape(line)}"):
+        studies.record(study, folder, command="", progress=Bar)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("configs/studies/reach.toml", "it is no config of a training"),
+        ("nowhere.toml", "nowhere.toml: cannot read this config file (No such file or directory)"),
+        ("tests", "manifest"),
+    ],
+)
+def test_what_the_reach_of_cannot_be_read_is_refused_before_anything_runs(tmp_path, given, line):
+    refused(tmp_path / "study", given, line)
+
+
+@pytest.mark.parametrize(
+    ("kind", "task"),
+    [
+        ("reber", config.Reber(strings=20)),
+        ("counting", config.Counting()),
+        ("delayed-xor", config.DelayedXOR()),
+    ],
+)
+def test_the_reach_of_a_task_that_cannot_ask_at_the_end_is_refused(tmp_path, kind, task):
+    adding = config.load("configs/adding.toml")
+    path = tmp_path / "own.toml"
+    path.write_text(config.dumps(msgspec.structs.replace(adding, task=task, goal=None)))
+    line = f"its task is {kind}, expected one that can ask about the last step alone"
+    refused(tmp_path / "study", path, line)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "given", "line"),
+    [
+        ("vanishing", "random_gains", "[1e300]", "[0]: expected float <= 1000000.0, got 1e+300"),
+        ("mean-field", "tanh_gains", "[1e-300]", "[0]: expected float >= 1e-06, got 1e-300"),
+        ("phase-diagram", "gains", "[1e39]", "[0]: expected float <= 1000000.0, got 1e+39"),
+        ("vanishing", "forget_biases", "[-800.0]", "[0]: expected float >= -100.0, got -800.0"),
+        ("carousel", "forget_biases", "[-800.0]", "[0]: expected float >= -100.0, got -800.0"),
+        ("phase-diagram", "forget_biases", "[800.0]", "[0]: expected float <= 100.0, got 800.0"),
+        ("phase-diagram", "length", "1", ": expected int >= 2, got 1"),
+        ("mean-field", "other_gains", "[0.5, 0.5]", ": expected different values, got [0.5, 0.5]"),
+        ("mean-field", "sizes", "[8, 8]", ": expected different values, got [8, 8]"),
+        ("vanishing", "forget_biases", "[1, 1.0000001]", ": expected different values, got [1.0"),
+        ("vanishing", "lengths", "[5, 5]", ": expected different values, got [5, 5]"),
+        ("reach", "contexts", "[1, 4, 1]", ": expected different values, got [1, 4, 1]"),
+        ("reach", "trainings", "['a', 'a']", ": expected different values, got ['a', 'a']"),
+        ("interventions", "gains", "[1, 1]", ": expected different values, got [1.0, 1.0]"),
+    ],
+)
+def test_a_setting_that_cannot_be_measured_is_refused(name, key, given, line):
+    with pytest.raises(UserError, match=f"^--study.{key}{re.escape(line)}"):
+        config.load(f"configs/studies/{name}.toml", [(f"study.{key}", given)])
+
+
+def test_one_point_is_no_map():
+    point = [("study.gains", "[1.0]"), ("study.forget_biases", "[1.0]")]
+    line = "study.gains: expected two or more, or as many forget_biases, got [1.0]"
+    with pytest.raises(UserError, match=f"{re.escape(line)}$"):
+        config.load("configs/studies/phase-diagram.toml", point)
+    assert config.load("configs/studies/phase-diagram.toml", point[:1])
+
+
+def test_the_carousel_of_the_shortest_sequences_is_built(tmp_path):
+    class Built(Exception):
+        pass
+
+    def progress(*args, **options):
+        raise Built
+
+    with pytest.raises(Built):
+        carousel.measure(config.Carousel(length=2), (0,), tmp_path, progress)
+
+
+def test_a_gain_of_one_is_a_gain(tmp_path):
+    spec = config.Interventions(gains=(1.0, 2.0), updates=200)
+    one = {name: np.zeros((1, 16)) for name in ("first", "flossed", "last")}
+    one |= {"losses": np.ones((1, 200)), "error": np.zeros(1)}
+    arms = interventions._arms(spec)
+    found = {(arm.name, gain): one for arm in arms for gain in interventions._inits(spec, arm)}
+    names = [p.what for p in interventions._predictions(spec, found, ([1.0], [1.0]))]
+    for name in (interventions.PENALTY, interventions.FLOSSING):
+        assert f"gain 1, {name}: error, 0.01 being solved" in names
+    interventions._draw(spec, found, tmp_path)
+    panels = json.loads((tmp_path / "figures" / "1-spectrum.json").read_text())["panels"]
+    assert [len(panel["series"]) for panel in panels] == [6, 6, 2]
+    interventions._table(found, tmp_path)
+    rows = json.loads((tmp_path / "tables" / "arms.json").read_text())["rows"]
+    assert [row[1] for row in rows] == ["1", "2"] * 5 + ["", ""]
 
 
 STUDIES = sorted(path.stem for path in Path("configs/studies").glob("*.toml"))

@@ -16,7 +16,13 @@ from jaxlstm.config.base import (
     seed_list,
 )
 
-Gains = Annotated[tuple[Positive, ...], Meta(min_length=1, max_length=8)]
+# What lies further out is no number any more once it is squared, or its logarithm is taken.
+Gain = Annotated[float, Meta(ge=1e-6, le=1e6)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+Gains = Annotated[tuple[Gain, ...], Meta(min_length=1, max_length=8)]
+Biases = Annotated[tuple[Bias, ...], Meta(min_length=1, max_length=8)]
+# The adding problem has two numbers to add.
+Length = Annotated[int, Meta(ge=2, le=1_000_000)]
 
 
 class Vanishing(Part, frozen=True, kw_only=True, tag_field="kind", tag="vanishing"):
@@ -37,7 +43,7 @@ class Vanishing(Part, frozen=True, kw_only=True, tag_field="kind", tag="vanishin
     large_size: Width = 1024
     gains: Gains = (0.9, 1.0, 1.1)
     random_gains: Gains = (0.5, 1.5, 3.0)
-    forget_biases: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8)] = (0.0, 1.0)
+    forget_biases: Biases = (0.0, 1.0)
     lengths: Annotated[tuple[Steps, ...], Meta(min_length=1, max_length=8)] = (25, 50, 100, 200)
 
 
@@ -73,18 +79,24 @@ class PhaseDiagram(Part, frozen=True, kw_only=True, tag_field="kind", tag="phase
 
     hidden_size: Annotated[int, Meta(ge=2, le=512)] = 32
     gains: Gains = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-    forget_biases: Annotated[tuple[float, ...], Meta(min_length=1, max_length=12)] = (
+    forget_biases: Annotated[tuple[Bias, ...], Meta(min_length=1, max_length=12)] = (
         -2.0,
         0.0,
         1.0,
         2.0,
         4.0,
     )
-    length: Steps = 40
+    length: Length = 40
     driven_steps: Annotated[int, Meta(ge=20, le=100_000)] = 400
     updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 400
     batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
     learning_rate: Positive = 5e-3
+
+    def __post_init__(self) -> None:
+        if len(self.gains) * len(self.forget_biases) < 2:
+            raise ValueError(
+                f"gains: expected two or more, or as many forget_biases, got {list(self.gains)}"
+            )
 
 
 class Gates(Part, frozen=True, kw_only=True, tag_field="kind", tag="gates"):
@@ -102,7 +114,7 @@ class Gates(Part, frozen=True, kw_only=True, tag_field="kind", tag="gates"):
     """
 
     hidden_size: Annotated[int, Meta(ge=2, le=512)] = 16
-    length: Steps = 30
+    length: Length = 30
     delay: Steps = 15
     symbols: Annotated[int, Meta(ge=2, le=64)] = 4
     payload: Annotated[int, Meta(ge=1, le=64)] = 3
@@ -127,8 +139,8 @@ class Carousel(Part, frozen=True, kw_only=True, tag_field="kind", tag="carousel"
 
     hidden_size: Annotated[int, Meta(ge=2, le=512)] = 16
     blocks: Annotated[int, Meta(ge=1, le=64)] = 4
-    length: Steps = 50
-    forget_biases: Annotated[tuple[float, ...], Meta(min_length=1, max_length=8)] = (0.0, 1.0)
+    length: Length = 50
+    forget_biases: Biases = (0.0, 1.0)
     stages: Annotated[int, Meta(ge=1, le=100)] = 5
     updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
     batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
@@ -188,7 +200,8 @@ class Reach(Part, frozen=True, kw_only=True, tag_field="kind", tag="reach"):
 
     Args:
         trainings: configs of trainings, which are run with the study's seeds, or folders of
-            finished runs, which are taken as they are.
+            finished runs, which are taken as they are. Each is followed from its last step, which
+            its task must be able to ask about alone.
         length: steps of a sequence that are looked at, where the task has an output at every step.
         sequences: how many are looked at.
         contexts: how many last inputs a network is shown, to see what the earlier ones are worth.
@@ -230,8 +243,17 @@ class Study(Kind, frozen=True, kw_only=True, tag="study"):
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        for key in self.study.__struct_fields__:
+            values = getattr(self.study, key)
+            # What is measured is told apart by its label, in which a number has six digits.
+            if isinstance(values, tuple) and len({_label(value) for value in values}) < len(values):
+                raise ValueError(f"study.{key}: expected different values, got {list(values)}")
 
     @property
     def seed_list(self) -> tuple[int, ...]:
         """The seeds, one by one."""
         return seed_list(self.seeds)
+
+
+def _label(value: float | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

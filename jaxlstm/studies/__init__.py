@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,14 @@ def run(study: config.Study, folder: str | Path, progress: Callable[..., Any]) -
     Returns:
         The summary: one `Score` for each prediction.
     """
-    measure = STUDIES[type(study.study)]
-    return measure(study.study, study.seed_list, Path(folder), progress)
+    return _prepare(study)(Path(folder), progress)
+
+
+def _prepare(study: config.Study) -> Callable[..., list[runs.Score]]:
+    """Read what a study looks at, before anything is written; what comes back measures it."""
+    spec, seeds = study.study, study.seed_list
+    given = reach.prepare(spec, seeds) if isinstance(spec, config.Reach) else seeds
+    return partial(STUDIES[type(spec)], spec, given)
 
 
 def record(
@@ -57,8 +64,10 @@ def record(
         The manifest at the end.
 
     Raises:
-        UserError: when the folder cannot be written, or another process works in it.
+        UserError: when the folder cannot be written, another process works in it, or the study
+            looks at what cannot be read; nothing is written then.
     """
+    measure = _prepare(study)
     with locks.alone(folder):
         runs.create(
             folder,
@@ -73,7 +82,7 @@ def record(
         began = time.monotonic()
         ended: dict[str, Any] = {}
         try:
-            ended = {"state": "finished", "summary": run(study, folder, progress)}
+            ended = {"state": "finished", "summary": measure(Path(folder), progress)}
         except KeyboardInterrupt:
             ended = {"state": "interrupted"}
             raise

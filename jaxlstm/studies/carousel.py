@@ -33,7 +33,7 @@ def measure(
     task = tasks.build(config.Adding(length=spec.length))
     sizes: dict[str, Any] = {"input_size": 2, "hidden_size": spec.hidden_size}
     cells = {_named(b): jl.lstm(**sizes, forget_bias=b) for b in spec.forget_biases}
-    cells[CHRONO] = jl.lstm(**sizes, bias_init=jl.initializers.chrono(t_max=spec.length))
+    cells[CHRONO] = jl.lstm(**sizes, bias_init=jl.initializers.chrono(t_max=max(3, spec.length)))
     first = {
         name: jl.lstm_1997(
             input_size=2, blocks=spec.blocks, block_size=2, truncated=name == TRUNCATED

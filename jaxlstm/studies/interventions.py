@@ -43,14 +43,11 @@ def measure(
     """Train a tanh RNN on temporal order with each intervention, and look at its spectrum."""
     keys = jax.vmap(jax.random.key)(jnp.array(seeds))
     task = tasks.build(config.TemporalOrder(length=spec.length, protocol="2013"))
-    arms = _arms(spec)
-    jobs = [
-        (arm, gain) for arm in arms for gain in (spec.gains if arm.recurrent_init is None else (1,))
-    ]
-    found: dict[tuple[str, float], dict[str, np.ndarray]] = {}
+    jobs = [(arm, gain, init) for arm in _arms(spec) for gain, init in _inits(spec, arm).items()]
+    found: dict[tuple[str, float | None], dict[str, np.ndarray]] = {}
     with progress("interventions", len(jobs), unit="trainings") as bar:
-        for arm, gain in jobs:
-            found[arm.name, gain] = _training(spec, task, arm, gain, keys)
+        for arm, gain, init in jobs:
+            found[arm.name, gain] = _training(spec, task, arm, init, keys)
             bar.update(len(found))
     clipped = _clipping(spec, task, keys)
     _draw(spec, found, folder)
@@ -80,15 +77,22 @@ def _arms(spec: config.Interventions) -> list[Arm]:
     ]
 
 
+def _inits(spec: config.Interventions, arm: Arm) -> dict[float | None, Callable[..., Array]]:
+    """The recurrent weights that an intervention starts from, by their gain if they have one."""
+    if arm.recurrent_init is not None:
+        return {None: arm.recurrent_init}
+    return {gain: jl.initializers.ginibre(gain=gain) for gain in spec.gains}
+
+
 def _network(spec: config.Interventions, task: Task, init: Callable[..., Array]) -> Model:
     cell = jl.rnn(input_size=task.input_size, hidden_size=spec.hidden_size, recurrent_init=init)
     return trials.network(cell, task)
 
 
 def _training(
-    spec: config.Interventions, task: Task, arm: Arm, gain: float, keys: Array
+    spec: config.Interventions, task: Task, arm: Arm, init: Callable[..., Array], keys: Array
 ) -> dict[str, np.ndarray]:
-    model = _network(spec, task, arm.recurrent_init or jl.initializers.ginibre(gain=gain))
+    model = _network(spec, task, init)
     trial = trials.train(
         model,
         task,
@@ -155,8 +159,8 @@ def _predictions(spec: config.Interventions, found: Any, clipped: Any) -> Iterat
         what = f"gain {gain:g}, no intervention: error"
         yield Prediction(what, 0.5, found[NONE, gain]["error"], "at least")
     solves = [(name, gain) for name in (PENALTY, FLOSSING) for gain in spec.gains]
-    for name, gain in [*solves, (ORTHOGONAL, 1)]:
-        label = name if gain == 1 else f"gain {gain:g}, {name}"
+    for name, gain in [*solves, (ORTHOGONAL, None)]:
+        label = name if gain is None else f"gain {gain:g}, {name}"
         what = f"{label}: error, {SOLVED:g} being solved"
         yield Prediction(what, SOLVED, found[name, gain]["error"], "at most")
     for gain in spec.gains:
@@ -179,9 +183,7 @@ def _draw(spec: config.Interventions, found: Any, folder: Path) -> None:
     spectra, curves = [], []
     for gain in (*spec.gains, None):
         where = "other initialisers" if gain is None else f"gain {gain:g}"
-        here = {
-            name: one for (name, at), one in found.items() if at == (1 if gain is None else gain)
-        }
+        here = {name: one for (name, at), one in found.items() if at == gain}
         rank = np.arange(1, shown + 1)
         lines = [findings.plain(n, rank, np.exp(one["last"][:, :shown])) for n, one in here.items()]
         if gain is not None:
@@ -226,7 +228,7 @@ def _table(found: Any, folder: Path) -> None:
         rows.append(
             [
                 name,
-                "" if gain == 1 else f"{gain:g}",
+                "" if gain is None else f"{gain:g}",
                 f"{(one['error'] < SOLVED).sum()} of {len(one['error'])}",
                 f"{np.median(one['error']):.2g}",
                 f"{one['first'][:, 0].mean():.2g}",

@@ -1,6 +1,6 @@
 """The networks that studies look at, and the measurements that they share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,11 +22,16 @@ def orthogonal_rnn(size: int, gain: float, activation: str) -> jl.Cell:
     )
 
 
+def named(biases: Sequence[float]) -> dict[str, float]:
+    """Biases of forget gates by what an LSTM that starts with one is called."""
+    return {f"forget bias {bias:g}": bias for bias in biases}
+
+
 def lstms(study: config.Vanishing) -> dict[str, jl.Cell]:
     """LSTMs by what their forget gates start with."""
     inits = {
-        f"forget bias {bias:g}": jl.initializers.forget_bias(value=bias)
-        for bias in study.forget_biases
+        name: jl.initializers.forget_bias(value=bias)
+        for name, bias in named(study.forget_biases).items()
     }
     inits["chrono"] = jl.initializers.chrono(t_max=max(3, study.steps))
     return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +24,35 @@ SCORED = 512
 FAR = 0.01
 
 
+class Made(NamedTuple):
+    """A network that is looked at: where it comes from, and what is trained already."""
+
+    given: str
+    label: str
+    training: training.Training
+    trained: list[Params] | None
+
+
+def prepare(spec: config.Reach, seeds: Sequence[int]) -> list[Made]:
+    """Read the configs and the run folders, and refuse what cannot be measured; write nothing."""
+    found = [(given, *_read(given, seeds)) for given in spec.trainings]
+    names = [made.experiment.name for _, made, _ in found]
+    return [
+        Made(given, name if names.count(name) == 1 else f"{name}, {given}", made, trained)
+        for name, (given, made, trained) in zip(names, found, strict=True)
+    ]
+
+
 def measure(
-    spec: config.Reach, seeds: Sequence[int], folder: Path, progress: Callable[..., Any]
+    spec: config.Reach, prepared: Sequence[Made], folder: Path, progress: Callable[..., Any]
 ) -> list[runs.Score]:
-    """Train the networks, or read them, and follow the loss of one step back through time."""
+    """Train the networks that are not, and follow the loss of one step back through time."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    every_step: dict[str, bool] = {}
-    prepared = [(given, _prepare(given, seeds)) for given in spec.trainings]
     with progress("reach", len(prepared), unit="networks") as bar:
-        for given, made in prepared:
-            made, last = _trained(given, made, folder)
+        for number, one in enumerate(prepared, start=1):
+            made, last = _trained(one, number, folder)
             first = [state.params for state in made.states()]
-            name = made.experiment.name
-            found[name], every_step[name] = _look(spec, made, first, last), made.task.every_step
+            found[one.label] = _look(spec, made, first, last)
             bar.update(len(found))
     _draw(spec, found, folder)
     return findings.write(
@@ -45,36 +61,68 @@ def measure(
         "The loss is that of one step, the last of each sequence. The truncation error is the size "
         "of what truncated backpropagation leaves out of the gradient, as a share of it. “Within” "
         "compares the mean over seeds, a bound must hold for every seed.",
-        list(_predictions(found, every_step)),
+        list(_predictions(found, {one.label: one.training.task.every_step for one in prepared})),
     )
 
 
-def _prepare(given: str, seeds: Sequence[int]) -> training.Training | None:
-    """Make a training ready to be run; None for what is the folder of a run."""
-    if Path(given).is_dir():
-        return None
-    experiment = config.load(given)
-    if not isinstance(experiment, config.Experiment):
-        raise UserError(f"study.trainings: expected configs of trainings, got '{given}'")
-    return training.prepare(msgspec.structs.replace(experiment, seeds=tuple(seeds)))
+def _read(given: str, seeds: Sequence[int]) -> tuple[training.Training, list[Params] | None]:
+    """Read the folder of a run, or make the training of a config ready to be run."""
+    try:
+        if Path(given).is_dir():
+            made, trained = _restored(Path(given))
+        else:
+            experiment = config.load(given)
+            if not isinstance(experiment, config.Experiment):
+                raise UserError("it is no config of a training")
+            made = training.prepare(msgspec.structs.replace(experiment, seeds=tuple(seeds)))
+            trained = None
+        _check(made)
+    except UserError as error:
+        raise UserError(
+            f"study.trainings: expected configs of trainings or run folders, got '{given}': {error}"
+        ) from None
+    return made, trained
 
 
-def _trained(
-    given: str, made: training.Training | None, folder: Path
-) -> tuple[training.Training, list[Params]]:
-    """Train, into a run folder inside that of the study, and read what was trained."""
-    room = Path(given)
-    if made is not None:
-        room = folder / "trainings" / made.experiment.name
-        manifest = training.run(made, room, command=f"a training of the study {folder}", quiet=True)
-        if manifest.state == "interrupted":
-            raise KeyboardInterrupt
-        if manifest.state != "finished":
-            raise UserError(f"study.trainings: '{given}' has {manifest.state}: {manifest.reason}")
-    made, states = training.restore(room)
+def _check(made: training.Training) -> None:
+    """Refuse a network that cannot be stepped, and a task whose last step says nothing alone."""
     if made.network.cell.whole:
-        raise UserError(f"study.trainings: the network of '{given}' cannot be stepped")
+        raise UserError("its network cannot be stepped")
+    task = made.task
+    if not task.every_step:
+        return
+    batch = next(iter(task.evaluation.values()))
+    outputs = jnp.zeros((len(batch.inputs), 1, task.output_size))
+    if batch.lengths is not None or not jnp.isfinite(task.loss(outputs, _end(batch))[0]):
+        kind = made.experiment.task.__struct_config__.tag
+        raise UserError(f"its task is {kind}, expected one that can ask about the last step alone")
+
+
+def _end(batch: Batch) -> Batch:
+    """The last step of sequences of one length."""
+    return Batch(batch.inputs[:, -1:], batch.targets[:, -1:])
+
+
+def _restored(room: Path) -> tuple[training.Training, list[Params]]:
+    made, states = training.restore(room)
     return made, [state.params for state in states]
+
+
+def _trained(one: Made, number: int, folder: Path) -> tuple[training.Training, list[Params]]:
+    """Train what is not, into a run folder inside that of the study, and read what was trained."""
+    if one.trained is not None:
+        return one.training, one.trained
+    name = one.training.experiment.name
+    room = folder / "trainings" / name
+    if one.label != name:
+        room /= str(number)
+    command = f"a training of the study {folder}"
+    manifest = training.run(one.training, room, command=command, quiet=True)
+    if manifest.state == "interrupted":
+        raise KeyboardInterrupt
+    if manifest.state != "finished":
+        raise UserError(f"study.trainings: '{one.given}' has {manifest.state}: {manifest.reason}")
+    return _restored(room)
 
 
 def _sequences(spec: config.Reach, made: training.Training) -> Batch:
@@ -106,8 +154,7 @@ def _look(
         def loss(outputs: Array) -> Array:
             if not task.every_step:
                 return task.loss(network.readout(params, outputs), batch)[0]
-            here = Batch(batch.inputs[:, -1:], batch.targets[:, -1:])
-            return task.loss(network.readout(params, outputs[:, -1:]), here)[0]
+            return task.loss(network.readout(params, outputs[:, -1:]), _end(batch))[0]
 
         return loss
 
@@ -160,7 +207,7 @@ def _look(
     found: dict[str, list[Any]] = {}
     look = jax.jit(lambda params: lax.map(lambda one: of_one(params, one), some))
     longest = every.inputs.shape[1]
-    contexts = [*(c for c in spec.contexts if c < longest), longest]
+    contexts = [*(c for c in sorted(spec.contexts) if c < longest), longest]
     scored = [jax.jit(lambda params, c=c: shown(params, c)) for c in contexts]
     for when, networks in (("before", first), ("after", last)):
         for params in networks:

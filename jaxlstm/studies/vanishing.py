@@ -18,7 +18,14 @@ from jaxlstm import config, runs
 from jaxlstm.gradients import theory as laws
 from jaxlstm.studies import findings
 from jaxlstm.studies.findings import Prediction
-from jaxlstm.studies.networks import final_flow, gate_products, lstms, orthogonal_rnn, sizes
+from jaxlstm.studies.networks import (
+    final_flow,
+    gate_products,
+    lstms,
+    named,
+    orthogonal_rnn,
+    sizes,
+)
 
 LAG = "lag T − t (steps)"
 PARTS = 5
@@ -216,6 +223,7 @@ def _lstm(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pred
 def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Prediction]:
     """The constant error carousel apart from the whole Jacobian, ∂state_T/∂state_t."""
     lags = np.arange(study.steps + 1)
+    biases = named(study.forget_biases)
     panels, found = [], []
     for name, cell in lstms(study).items():
 
@@ -240,8 +248,8 @@ def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pre
             findings.measured("whole Jacobian", lags, whole),
             findings.measured("cell path alone", lags, carousel),
         ]
-        if name != "chrono":
-            bias = float(name.removeprefix("forget bias "))
+        if name in biases:
+            bias = biases[name]
             line = lags * math.log(laws.forget_factor(bias, 1))
             series.append(findings.theory(f"σ({bias:g})^lag", lags, line))
             rest = [float(np.exp(jacobians(key, 0.0)[0][-1])) for key in keys]
