@@ -48,16 +48,24 @@ def digest(path: str | Path) -> str:
     Raises:
         UserError: when one cannot be read.
     """
-    whole, root = hashlib.sha256(), Path(path).expanduser()
+    root = Path(path).expanduser()
     try:
-        for each in sorted(root.rglob("*")) if root.is_dir() else [root]:
-            if each.is_file():
-                whole.update(each.relative_to(root).as_posix().encode())
-                with each.open("rb") as file:
-                    whole.update(hashlib.file_digest(file, "sha256").digest())
+        if root.is_dir():
+            return hashlib.sha256(msgspec.json.encode(sums(root))).hexdigest()
+        return _sum(root)
     except OSError as error:
         raise UserError(f"task.path: cannot read '{path}' ({error.strerror})") from None
-    return whole.hexdigest()
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in a folder, by its path there, in order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sum(path) for path in files}
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unzip(content: bytes, largest: int = LARGEST_FILE) -> bytes:

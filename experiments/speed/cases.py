@@ -21,13 +21,20 @@ class Case:
     dtype: str = "float32"
 
     @property
+    def directions(self):
+        """How many ways each layer goes."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def sizes(self):
+        """The features that each layer is given."""
+        return [self.inputs] + [self.hidden * self.directions] * (self.layers - 1)
+
+    @property
     def flops(self):
         """Floating-point operations of the matrix products of a forward pass."""
-        width = self.hidden * (2 if self.bidirectional else 1)
-        each = [self.inputs] + [width] * (self.layers - 1)
-        directions = 2 if self.bidirectional else 1
-        rows = sum(2 * (size + self.hidden) * 4 * self.hidden for size in each)
-        return directions * self.batch * self.length * rows
+        rows = sum(2 * (size + self.hidden) * 4 * self.hidden for size in self.sizes)
+        return self.directions * self.batch * self.length * rows
 
     def arrays(self):
         """Inputs [B, T, I] and lengths [B], from the name alone."""

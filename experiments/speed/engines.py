@@ -13,9 +13,8 @@ import jaxlstm as jl
 
 def cell_of(case):
     """The network of a case as a cell of this library."""
-    width = case.hidden * (2 if case.bidirectional else 1)
     layers = []
-    for size in [case.inputs] + [width] * (case.layers - 1):
+    for size in case.sizes:
         layer = jl.lstm(input_size=size, hidden_size=case.hidden, param_dtype=case.dtype)
         layers.append(jl.bidirectional(layer, layer) if case.bidirectional else layer)
     return layers[0] if case.layers == 1 else jl.stack(*layers)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from cases import HALF, MAIN, MORE
 from measure import CROWD, Engine, about, engines_of, latency, measure, spread
 from page import CALLS, geometric, median, milliseconds, trouble
+from worker import burst
 
 import jaxlstm as jl
 
@@ -41,20 +42,16 @@ PARALLEL = [
     ("min_lstm", 64, 8, 10_000, ("scan", "associative")),
 ]
 """Cell, units, rows, steps, and what they are run with."""
-LEAST = 0.15
 
 
 def calls(function, rounds=3):
-    """Seconds of a compiled call, the mean of as many as take `LEAST`, in each round."""
-    jax.block_until_ready(function())
-    found = []
-    for _ in range(rounds):
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < LEAST:
-            jax.block_until_ready(function())
-            count += 1
-        found.append((time.perf_counter() - begin) / count)
-    return spread(found)
+    """Seconds of a compiled call in each round."""
+
+    def call():
+        jax.block_until_ready(function())
+
+    call()
+    return spread([burst(call)["seconds"] for _ in range(rounds)])
 
 
 def rates(dtype):
@@ -108,12 +105,9 @@ def bytes_moved(case, call):
     Forward: weights, inputs, outputs. With the gradient: the memory c too, then all of it again,
     and the gradients.
     """
-    width = case.hidden * (2 if case.bidirectional else 1)
-    sizes = [case.inputs] + [width] * (case.layers - 1)
-    directions = 2 if case.bidirectional else 1
-    weights = directions * sum((size + case.hidden + 1) * 4 * case.hidden for size in sizes)
-    steps = case.batch * case.length
-    inputs, states = steps * sum(sizes), steps * width * case.layers
+    each = sum((size + case.hidden + 1) * 4 * case.hidden for size in case.sizes)
+    weights, steps = case.directions * each, case.batch * case.length
+    inputs, states = steps * sum(case.sizes), steps * case.hidden * case.directions * case.layers
     forward = weights + inputs + states
     numbers = forward if call == "forward" else 2 * (forward + states) + weights
     return numbers * (2 if case.dtype == "bfloat16" else 4)

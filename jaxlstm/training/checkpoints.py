@@ -9,7 +9,6 @@ found out before its numbers are believed.
 import contextlib
 import errno
 import gc
-import hashlib
 import json
 import logging
 import os
@@ -176,13 +175,7 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != SUMS:
-            with path.open("rb") as file:
-                name = path.relative_to(folder).as_posix()
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {name: digest for name, digest in storage.sums(folder).items() if name != SUMS}
 
 
 @contextlib.contextmanager
