@@ -190,14 +190,17 @@ def keras_layers(keras, dtype="float64"):
         "gru-both-ways": k.Bidirectional(k.GRU(H, **more), dtype=dtype),
         "conv1d": k.ConvLSTM1D(2, 3, strides=2, **more),
         "conv2d": k.ConvLSTM2D(2, (3, 2), padding="same", **more),
+        "conv2d-dilated": k.ConvLSTM2D(2, 2, dilation_rate=(2, 1), **more),
+        "conv2d-dilated-same": k.ConvLSTM2D(2, 3, dilation_rate=2, padding="same", **more),
         "conv3d": k.ConvLSTM3D(2, 2, **more),
     }
 
 
 SPACE = {"conv1d": (7, I), "conv2d": (5, 4, I), "conv3d": (3, 4, 3, I)}
+SPACE |= dict.fromkeys(("conv2d-dilated", "conv2d-dilated-same"), SPACE["conv2d"])
 KERAS = (
     "lstm", "lstm-relu", "gru", "gru-reset-before", "gru-no-bias", "rnn", "lstm-both-ways",
-    "gru-both-ways", "conv1d", "conv2d", "conv3d",
+    "gru-both-ways", "conv1d", "conv2d", "conv2d-dilated", "conv2d-dilated-same", "conv3d",
 )  # fmt: skip
 
 

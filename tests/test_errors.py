@@ -489,6 +489,13 @@ MISTAKES = {
         TypeError,
         "`strides` must be an int, got 1.5",
     ),
+    "places of a window too far apart": (
+        lambda: jl.conv_lstm(
+            input_shape=(8, 5, 1), filters=2, dilation_rate=(1, 2), padding="valid", kernel_size=4
+        ),
+        ValueError,
+        "`kernel_size` (4, 4) with `dilation_rate` (1, 2) must fit into `input_shape` (8, 5, 1)",
+    ),
     "no window": (
         lambda: jl.nn.ConvLSTM2D((8, 8, 1), 2, None, rngs=nnx.Rngs(0)),
         TypeError,

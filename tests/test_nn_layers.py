@@ -54,6 +54,20 @@ def test_a_convolutional_layer_is_its_cell_with_the_defaults_of_keras(layer, in_
     close(made.kernel[...], wanted.init(nnx.Rngs(0).params()).kernel, 0)
 
 
+def test_the_places_of_a_window_may_lie_apart():
+    layer = NN.ConvLSTM2D((7, 6, 2), H, (3, 2), dilation_rate=(2, 3), rngs=nnx.Rngs(0))
+    video, kernel = np.asarray(inputs(B, 1, shape=(7, 6, 2))), np.asarray(layer.kernel[...])
+    # From no state, a step sees the input alone.
+    wanted = np.asarray(layer.bias[...]) + sum(
+        video[:, 0, 2 * a : 2 * a + 3, 3 * b : 3 * b + 3] @ kernel[a, b]
+        for a in range(3)
+        for b in range(2)
+    )
+    i, _, g, o = np.split(np.asarray(wanted), 4, axis=-1)
+    sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+    close(layer(video), sigmoid(o) * np.tanh(sigmoid(i) * np.tanh(g)))
+
+
 def test_a_video_goes_backwards_and_drops_out():
     layer = NN.ConvLSTM2D(
         (4, 4, 2),

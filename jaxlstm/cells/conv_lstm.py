@@ -38,6 +38,7 @@ def conv_lstm(
     kernel_size: int | Sequence[int] = 3,
     strides: int | Sequence[int] = 1,
     padding: str = "same",
+    dilation_rate: int | Sequence[int] = 1,
     peepholes: bool = False,
     activation: str = "tanh",
     recurrent_activation: str = "sigmoid",
@@ -68,6 +69,8 @@ def conv_lstm(
         kernel_size: the window, one int or one for each dimension.
         strides: of the convolution of the input; that of the state always has stride 1.
         padding: "same" or "valid", of the convolution of the input; the state is padded "same".
+        dilation_rate: how far apart the input's places of a window are, 1 for neighbours; that of
+            the state is never dilated.
         peepholes: whether the gates see the memory, each position by weights of its own.
         activation: φ, by name.
         recurrent_activation: σ, by name.
@@ -108,17 +111,21 @@ def conv_lstm(
         )
     window = _per_dimension("kernel_size", kernel_size, dims)
     stride = _per_dimension("strides", strides, dims)
+    dilation = _per_dimension("dilation_rate", dilation_rate, dims)
     check_choice("padding", padding, ("same", "valid"))
     phi = by_name(activation, "activation")
     sigma = by_name(recurrent_activation, "recurrent_activation")
     draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
     *space_in, channels = input_shape
     space = tuple(
-        -(-n // s) if padding == "same" else (n - k) // s + 1
-        for n, k, s in zip(space_in, window, stride, strict=True)
+        -(-n // s) if padding == "same" else (n - d * (k - 1) - 1) // s + 1
+        for n, k, s, d in zip(space_in, window, stride, dilation, strict=True)
     )
     if min(space) < 1:
-        raise ValueError(f"`kernel_size` {window} must fit into `input_shape` {tuple(input_shape)}")
+        apart = f" with `dilation_rate` {dilation}" if max(dilation) > 1 else ""
+        raise ValueError(
+            f"`kernel_size` {window}{apart} must fit into `input_shape` {tuple(input_shape)}"
+        )
     state_shape = (*space, filters)
     width = len(GATES) * filters
     letters = "DHW"[-dims:]
@@ -143,17 +150,21 @@ def conv_lstm(
         shape, param = (*batch_shape, *state_shape), params.kernel.dtype
         return LSTMCarry(jnp.zeros(shape, dtype or param), jnp.zeros(shape, cell_dtype or param))
 
-    def convolve(x: Array, kernel: Array, stride: tuple[int, ...], padding: str) -> Array:
+    once = (1,) * dims
+
+    def convolve(
+        x: Array, kernel: Array, stride: Any = once, padding: str = "same", dilation: Any = once
+    ) -> Array:
         batch_shape = x.shape[: x.ndim - dims - 1]
         flat = x.reshape(-1, *x.shape[x.ndim - dims - 1 :])
         product = lax.conv_general_dilated(
-            flat, kernel, stride, padding.upper(), dimension_numbers=layout
+            flat, kernel, stride, padding.upper(), None, dilation, layout
         )
         return product.reshape(*batch_shape, *product.shape[1:])
 
     def recur(hidden: Any, kernel: Array, compute: Any) -> Array:
         if not isinstance(hidden, tuple):
-            return convolve(hidden.astype(compute), kernel, (1,) * dims, "same")
+            return convolve(hidden.astype(compute), kernel)
         parts = zip(hidden, jnp.split(kernel, len(GATES), axis=-1), strict=True)
         return jnp.concatenate([recur(h, block, compute) for h, block in parts], axis=-1)
 
@@ -166,7 +177,7 @@ def conv_lstm(
                 f"{list(x.shape)}"
             )
         compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
-        z = convolve(x.astype(compute), params.kernel.astype(compute), stride, padding)
+        z = convolve(x.astype(compute), params.kernel.astype(compute), stride, padding, dilation)
         z = z + recur(hidden, params.recurrent_kernel.astype(compute), compute)
         if params.bias is not None:
             z = z + jnp.broadcast_to(params.bias.astype(compute), z.shape)

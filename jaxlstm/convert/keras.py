@@ -58,6 +58,7 @@ ALLOWED = {
         "use_bias": (False,),
         "strides": (),
         "padding": (),
+        "dilation_rate": (),
     },
 }
 
@@ -72,7 +73,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         cell: the cell that the weights are for; made to fit if None.
         **options: of the cell that is made, where the arrays cannot tell: `activation`,
             `recurrent_activation`, and for a convolutional LSTM `input_shape`, `strides`,
-            `padding` (Keras' default is "valid", ours "same").
+            `dilation_rate`, `padding` (Keras' default is "valid", ours "same").
 
     Returns:
         The cell, and params of the type of the weights.
@@ -265,15 +266,13 @@ def _options(layer: Mapping[str, Any], backward: bool = True) -> dict[str, Any]:
     if KINDS[name] == "conv_lstm":
         if config.get("data_format") not in (None, "channels_last"):
             raise ValueError("`data_format` of ConvLSTM must be 'channels_last'")
-        if any(rate != 1 for rate in _listed(config.get("dilation_rate", 1))):
-            raise ValueError("`dilation_rate` of ConvLSTM must be 1")
         shape = layer.get("build_config", {}).get("input_shape")
         if shape and None not in shape[2:]:
             options["input_shape"] = tuple(shape[2:])
-        options["strides"] = tuple(_listed(config.get("strides", 1)))
         options["padding"] = config.get("padding", "valid")
-        if len(set(options["strides"])) == 1:
-            options["strides"] = options["strides"][0]
+        for argument in ("strides", "dilation_rate"):
+            each = _listed(config.get(argument, 1))
+            options[argument] = each[0] if len(set(each)) == 1 else tuple(each)
     return options
 
 

@@ -23,6 +23,7 @@ class _ConvLSTM(RNN):
         *,
         strides: int | Sequence[int] = 1,
         padding: str = "valid",
+        dilation_rate: int | Sequence[int] = 1,
         activation: str = "tanh",
         recurrent_activation: str = "sigmoid",
         use_bias: bool = True,
@@ -52,6 +53,7 @@ class _ConvLSTM(RNN):
             kernel_size=kernel_size,
             strides=strides,
             padding=padding,
+            dilation_rate=dilation_rate,
             peepholes=peepholes,
             activation=activation,
             recurrent_activation=recurrent_activation,
@@ -92,6 +94,7 @@ class ConvLSTM2D(_ConvLSTM):
         kernel_size: the window, one int or one for each dimension.
         strides: of the convolution of the input.
         padding: "valid" or "same", of the convolution of the input; the state is padded "same".
+        dilation_rate: of the convolution of the input.
         activation: of the candidate and the output: "tanh", "relu", "identity" or "sigmoid".
         recurrent_activation: of the gates.
         use_bias: whether there is a bias.

@@ -57,9 +57,9 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     Where rows do not go up in devices, the last row is repeated to fill up; devices for which there
     is nothing else do nothing, so that a single row is the work of one.
 
-    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.5 to 1.9 times
-    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.15 times
-    as fast forward and 1.08 times for gradients, and with a single row .89 and .94 times
+    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.5 to 2.1 times
+    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.1 times as
+    fast, forward and for gradients, and with a single row .86 to .89 and .94 times
     (`experiments/speed`). Larger kernels, which every device reads for itself, are better left to
     one device: 1,024 units were .8 to .9 times as fast with 64 rows, .6 to .7 times with 16. One
     device alone of several computes with one core: do not enter the context then. Put several steps
