@@ -63,7 +63,7 @@ def read(batch):
 
 def test_reber_strings_are_those_of_the_grammar_with_its_chances():
     task = build(Reber(strings=4000, disjoint=False, data_seed=5))
-    strings = [string for string, _ in read(task.evaluation["train"])]
+    strings = [string for string, _ in read(task.evaluation["training"])]
     assert all(GRAMMAR.fullmatch(string) for string in strings)
     for string, choices in (("BTBTXSETE", 4), ("BPBPVVEPE", 4), ("BTBTSXXVVETE", 7)):
         expected = 4000 / 2**choices
@@ -88,7 +88,7 @@ def test_reber_sets_of_what_may_come_are_those_of_the_language():
 def test_reber_sets_are_what_their_options_say():
     def sets(**options):
         task = build(Reber(**options))
-        return [[s for s, _ in read(task.evaluation[name])] for name in ("train", "test", "all")]
+        return [[s for s, _ in read(task.evaluation[name])] for name in ("training", "test", "all")]
 
     train, test, both = sets()
     assert (len(train), len(test)) == (256, 256)
@@ -108,7 +108,7 @@ def test_reber_draws_from_the_training_set():
     task = build(Reber(strings=20, distinct=True))
     batch = task.sample(task.data, jax.random.key(0), 2000)
     drawn = [string for string, _ in read(batch)]
-    counts = [drawn.count(string) for string, _ in read(task.evaluation["train"])]
+    counts = [drawn.count(string) for string, _ in read(task.evaluation["training"])]
     assert sum(counts) == 2000
     assert np.all(np.abs(np.array(counts) - 100) < 5 * math.sqrt(100))
 

@@ -55,6 +55,19 @@ class Goal:
                 f"`goal` must have one of `below` and `above`, got {self.below} and {self.above}"
             )
 
+    @classmethod
+    def beating(cls, split: str, metric: str, best: float, *, larger: bool = False) -> "Goal":
+        """The goal to be better than the best baseline, by more than float32 rounds.
+
+        Examples:
+            >>> goal = Goal.beating("test", "accuracy", 1 / 3, larger=True)
+            >>> goal.met(float(np.float32(1 / 3))), goal.met(0.3334)
+            (False, True)
+        """
+        if larger:
+            return cls(split, metric, above=best * (1 + 1e-6))
+        return cls(split, metric, below=best * (1 - 1e-6))
+
     def met(self, score: float) -> bool:
         """Whether a score lies beyond the bound; not a number never does."""
         if self.below is not None:
@@ -62,7 +75,7 @@ class Goal:
         return self.above is not None and score > self.above
 
     def __str__(self) -> str:
-        return f"< {self.below}" if self.below is not None else f"> {self.above}"
+        return f"< {self.below:.4g}" if self.below is not None else f"> {self.above:.4g}"
 
 
 @dataclass(frozen=True, eq=False)

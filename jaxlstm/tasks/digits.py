@@ -101,7 +101,7 @@ def build(config: "Digits") -> Task:
             "test": Batch(scaled(jnp.asarray(testing)), jnp.asarray(test.labels, jnp.int32))
         },
         loss=loss,
-        goal=Goal("test", "accuracy", above=float(f"{max(found.values()):.4g}")),
+        goal=Goal.beating("test", "accuracy", max(found.values()), larger=True),
         baselines=found,
     )
 

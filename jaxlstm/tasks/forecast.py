@@ -138,8 +138,7 @@ def build(config: "Forecast") -> Task:
     change = config.predict == "change"
     wanted = [a.ahead - a.known[:, None] if change else a.ahead for a in asked]
     trained = [np.where(a.scored[0], w, np.nan) for a, w in zip(asked, wanted, strict=True)]
-    centre = np.nanmean(np.concatenate(trained), axis=0)
-    unit = _positive(np.nanstd(np.concatenate(trained), axis=0))
+    centre, unit = tables.scaling(np.concatenate(trained))
     scaled = [(w - centre) / unit for w in wanted]
 
     evaluation = {
@@ -149,7 +148,7 @@ def build(config: "Forecast") -> Task:
     }
     tested = np.concatenate([np.where(a.scored[2], a.ahead, np.nan) for a in asked])
     variance = np.nanvar(tested, axis=0)
-    if not variance.all():
+    if (np.nanmax(tested, axis=0) == np.nanmin(tested, axis=0)).any():
         raise UserError(f"task.target: {config.target!r} never changes in the test part")
     baselines = autoregression.baselines(asked, horizons, config.order, variance)
     ahead = ", ".join(map(str, horizons))
@@ -164,7 +163,7 @@ def build(config: "Forecast") -> Task:
         sample=_sampler(window),
         evaluation=evaluation,
         loss=_loss(horizons, unit, variance),
-        goal=Goal("test", "mae", below=float(f"{best:.4g}")),
+        goal=Goal.beating("test", "mae", best),
         baselines=baselines,
     )
 
@@ -225,11 +224,7 @@ def _scaling(
     for name, values in zip(names, rows.T, strict=True):
         if np.isnan(values).all():
             raise UserError(f"task.columns: {name!r} has no value in the training part")
-    return np.nanmean(rows, axis=0), _positive(np.nanstd(rows, axis=0))
-
-
-def _positive(deviation: np.ndarray) -> np.ndarray:
-    return np.where(deviation > 0, deviation, 1)
+    return tables.scaling(rows)
 
 
 def _features(values: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:

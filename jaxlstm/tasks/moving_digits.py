@@ -82,7 +82,7 @@ def build(config: "MovingDigits") -> Task:
         sample=sample,
         evaluation={"test": testing},
         loss=loss,
-        goal=Goal("test", "mse", below=float(f"{best:.4g}")),
+        goal=Goal.beating("test", "mse", best),
         baselines=found,
         frame=(config.canvas, config.canvas),
     )

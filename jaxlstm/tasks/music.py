@@ -95,7 +95,7 @@ def build(config: "Music") -> Task:
         sample=_sampler(steps, whole=config.window is None),
         evaluation={part: whole(parts[part]) for part in ("validation", "test")},
         loss=loss,
-        goal=Goal("test", "nats_per_frame", below=float(f"{min(found.values()):.4g}")),
+        goal=Goal.beating("test", "nats_per_frame", min(found.values())),
         baselines=found,
     )
 

@@ -60,14 +60,14 @@ def build(config: "Reber") -> Task:
 
     Returns:
         A task with inputs `[B, T]` int32 of 7 symbols, `lengths` `[B]`, seven outputs for each
-        step, and the sets `"train"`, `"test"` and both together, `"all"`. Targets `[B, T]` int32
+        step, and the sets `"training"`, `"test"` and both together, `"all"`. Targets `[B, T]` int32
         hold the next symbol in the three lowest bits, and in the seven above one bit for each
         symbol that may come. Metrics: `wrong`, `wrong_steps`, `squared_error`.
 
     Examples:
         >>> from jaxlstm.config import Reber
         >>> task = build(Reber(strings=3))
-        >>> batch = task.evaluation["train"]
+        >>> batch = task.evaluation["training"]
         >>> "".join(SYMBOLS[symbol] for symbol in batch.inputs[0, : batch.lengths[0]])
         'BPBPVPXTTTTVVEP'
     """
@@ -75,20 +75,20 @@ def build(config: "Reber") -> Task:
     train = draw(generator, config.strings, taken, config.distinct)
     test = draw(generator, config.strings, train if config.disjoint else taken, config.distinct)
     steps = max(map(len, train + test)) - 1
-    sets = {name: encode(each, steps) for name, each in (("train", train), ("test", test))}
+    sets = {name: encode(each, steps) for name, each in (("training", train), ("test", test))}
 
     def sample(data: Batch, key: Array, batch_size: int) -> Batch:
         rows = jax.random.randint(key, (batch_size,), 0, config.strings, jnp.int32)
         return jax.tree.map(lambda leaf: leaf[rows], data)
 
-    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), sets["train"], sets["test"])
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), sets["training"], sets["test"])
     return Task(
         name="embedded Reber grammar",
         input_size=len(SYMBOLS),
         output_size=len(SYMBOLS),
         tokens=True,
         every_step=True,
-        data=sets["train"],
+        data=sets["training"],
         sample=sample,
         evaluation={"all": both, **sets},
         loss=functools.partial(loss, aim=config.targets, over_steps=config.over_steps),

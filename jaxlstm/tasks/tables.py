@@ -9,6 +9,7 @@ that the file leaves out become rows where everything is missing. Without one, r
 import csv
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -125,6 +126,36 @@ def parse(
     return Table(tuple(columns), _gridded(series, where) if time else series)
 
 
+def as_number(text: str) -> float:
+    """A number as files have it: `float` alone would take 1_000 too.
+
+    Raises:
+        ValueError: where it is none.
+
+    Examples:
+        >>> as_number(" 1e3 ")
+        1000.0
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
+def scaling(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each column, of what is not NaN; of a constant one its value and 1.
+
+    The deviation of a constant column is not 0 but what rounding leaves of it.
+
+    Examples:
+        >>> mean, deviation = scaling(np.array([[0.1, 1.0], [0.1, 3.0], [0.1, np.nan]]))
+        >>> mean.tolist(), deviation.tolist()
+        ([0.1, 2.0], [1.0, 1.0])
+    """
+    mean, deviation, first = (f(rows, axis=0) for f in (np.nanmean, np.nanstd, np.nanmax))
+    constant = first == np.nanmin(rows, axis=0)
+    return np.where(constant, first, mean), np.where(constant, 1, deviation)
+
+
 def parse_time(text: str) -> float | None:
     """Turn a number, or an ISO 8601 date or time, into a float; None where it is neither.
 
@@ -133,7 +164,7 @@ def parse_time(text: str) -> float | None:
         (7.5, 86400.0, None)
     """
     try:
-        number = float(text)
+        number = as_number(text)
         return number if math.isfinite(number) else None
     except ValueError:
         pass
@@ -146,7 +177,7 @@ def parse_time(text: str) -> float | None:
 
 def _lines(text: str, where: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
     """Give the numbered lines after the first, and the names in the first."""
-    first = text.lstrip("\n").split("\n", 1)[0]
+    first = re.sub(r'"[^"]*"', "", text.lstrip("\n").split("\n", 1)[0])
     delimiter = max(DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     lines = []
@@ -169,7 +200,7 @@ def _number(field: str, column: str, where: str, line: int) -> float:
     if field.strip().lower() in MISSING:
         return math.nan
     try:
-        value = float(field)
+        value = as_number(field)
     except ValueError:
         value = math.inf
     if abs(value) > LARGEST:

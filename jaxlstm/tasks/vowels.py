@@ -25,7 +25,7 @@ from jax import Array
 
 from jaxlstm import storage
 from jaxlstm.errors import UserError
-from jaxlstm.tasks import carriers
+from jaxlstm.tasks import carriers, tables
 from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def build(config: "JapaneseVowels") -> Task:
             f"{FILES[0]}, got {test.series[0].shape[1]} and {test.classes}"
         )
     frames = np.concatenate(train.series)
-    mean, deviation = frames.mean(axis=0), frames.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1)
+    mean, deviation = tables.scaling(frames)
     longest = max(map(len, train.series + test.series))
     training, testing = (
         pad([(series - mean) / deviation for series in cases.series], cases, longest)
@@ -173,7 +172,7 @@ def parse(text: str, name: str) -> Cases:
 
 def _numbers(dimension: str, where: str) -> list[float]:
     try:
-        values = [float(value) for value in dimension.split(",")]
+        values = [tables.as_number(value) for value in dimension.split(",")]
     except ValueError as error:
         raise UserError(f"{where}: expected numbers with commas between them, {error}") from error
     if not (np.abs(values) <= np.finfo(np.float32).max).all():

@@ -100,7 +100,7 @@ def prepare(experiment: config.Experiment, task: tasks.Task | None = None) -> Tr
         raise UserError(f"goal.metric: expected one of {known}, got {goal.metric!r}")
     if experiment.gradients is not None and network.cell.whole:
         raise UserError("gradients: expected none, the network cannot be stepped")
-    if experiment.penalty is not None:
+    if experiment.penalty is not None or train.stop is not None:
         try:
             jax.eval_shape(update.init, jax.random.key(0), task.data)
         except ValueError as error:
