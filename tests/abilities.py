@@ -31,14 +31,17 @@ MEANING = """\
 - **bf16**: computes and answers in bfloat16, with the memory in float32.
 - **streaming**: `cell.step` in a loop equals `unroll`: in float64 to rounding, in float32 on a CPU
   to the last bit, or to some units in it as `jaxlstm.unroll` says (`tests/test_streaming.py`).
-- **fast path**: another backend than the scan, with the same numbers.
+- **fast path**: the parallel scan, `backend="associative"`, with the same numbers; a `stack` or
+  `bidirectional` of such cells has it too. Other backends are no part of this table: "fused" runs
+  the cells that `jaxlstm.unroll` names, "newton" any without noise (`tests/test_fused.py`,
+  `tests/test_newton.py`).
 - **layer**: `jl.nn.RNN(cell)` gives the numbers of `unroll`, and plain `jax.grad` goes through it.
 - **flow**: `jl.gradients.flow` gives the gradient at every step's carry.
 """
-SCAN_ONLY = "its step is not linear in its state: the scan alone"
+NOT_LINEAR = "its step has no form that is linear in its state, so no parallel scan"
 EXPLAINED = {
     ("bidirectional", "streaming"): "sees the whole sequence, so there is no single step",
-    ("bidirectional", "flow"): "measure the two directions one by one",
+    ("bidirectional", "flow"): "gives both directions at once: see `tests/test_gradients.py`",
 }
 
 
@@ -62,7 +65,7 @@ def name_of(cell):
 def explanation(row, column):
     """Why a cell lacks an ability, or None."""
     if column == "fast path" and row not in ("min-lstm", "min-gru"):
-        return SCAN_ONLY
+        return NOT_LINEAR
     return EXPLAINED.get((row, column))
 
 

@@ -1,8 +1,10 @@
 """The cells themselves: against NumPy and Flax, how they start, and what they say they are."""
 
+import copy
 import dataclasses
 import itertools
 import json
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -433,3 +435,43 @@ def test_a_closed_exponential_gate_gives_no_nan():
     params = cell.init(jax.random.key(0))._replace(bias=jnp.array([-200.0, 1.0, 0.0, 0.0]))
     gradient = jax.grad(lambda p: 1e3 * jl.unroll(cell, p, jnp.ones((5, 1))).outputs.sum())(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_factory_that_is_defined_again_makes_other_cells():
+    def define(scale):
+        @jl.described
+        def leaky(*, size):
+            def step(params, carry, x):
+                carry = params * carry + scale * x
+                return carry, carry
+
+            return jl.Cell(
+                lambda key: jnp.full(size, 0.5),
+                lambda params, batch_shape=(): jnp.zeros((*batch_shape, size)),
+                step,
+                (size,),
+            )
+
+        return leaky(size=1)
+
+    one, other = define(1.0), define(100.0)
+    assert one != other
+    assert repr(one) == repr(other)
+    params, inputs = one.init(jax.random.key(0)), jnp.ones((2, 1))
+    np.testing.assert_allclose(jl.unroll(one, params, inputs).outputs, [[1], [1.5]])
+    np.testing.assert_allclose(jl.unroll(other, params, inputs).outputs, [[100], [150]])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        jl.lstm(input_size=2, hidden_size=3, recurrent_init=jl.initializers.orthogonal(scale=2.0)),
+        jl.bidirectional(jl.lstmp(input_size=2, hidden_size=3, projection_size=2, peepholes=True),
+                         jl.gru(input_size=2, hidden_size=3)),
+        jl.stack(jl.lstm(input_size=2, hidden_size=3), jl.rnn(input_size=3, hidden_size=2)),
+    ],
+    ids=["lstm", "bidirectional", "stack"],
+)  # fmt: skip
+def test_a_cell_can_be_pickled_and_is_itself(cell):
+    assert pickle.loads(pickle.dumps(cell)) == cell
+    assert copy.deepcopy(cell) == cell

@@ -925,3 +925,12 @@ def test_damaged_files_are_named(tmp_path, suffix):
     with pytest.raises(ValueError, match=rf"`weights` must be .*broken\{suffix}") as caught:
         module.load(file)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("x64")
+def test_weights_for_a_cell_come_with_that_cell():
+    cell = jl.dropout(jl.lstm(input_size=I, hidden_size=H), rate=0.5)
+    params = randomized(jax.eval_shape(cell.init, jax.random.key(0)))
+    found, loaded = jl.convert.keras.load(jl.convert.keras.dump(cell, params), cell)
+    assert found == cell
+    same(loaded, params)

@@ -444,3 +444,38 @@ def test_the_error_bar_of_an_exponent_covers_the_truth():
     # Of ten blocks: 95 % lie within 2.26 standard errors (Student's t with 9 degrees of freedom).
     covered = np.mean(errors < 2.26 * found.standard_errors[:, 0])
     assert 0.91 <= covered <= 0.98
+
+
+def test_exponents_are_the_largest_even_of_units_that_do_not_meet():
+    """Independent units: each unit's own mean log slope is an exponent, in any order."""
+    cell = jl.rnn(input_size=1, hidden_size=3, activation="identity")
+    params = cell.init(jax.random.key(0))._replace(
+        recurrent_kernel=jnp.diag(jnp.array([0.2, 0.5, 0.9]))
+    )
+    inputs = jnp.zeros((400, 1))
+    found = jl.gradients.lyapunov_spectrum(cell, params, inputs, count=3, warmup=100)
+    np.testing.assert_allclose(found.exponents, np.log([0.9, 0.5, 0.2]), atol=1e-5)
+    few = jl.gradients.lyapunov_spectrum(cell, params, inputs, warmup=100)
+    np.testing.assert_allclose(few.exponents, np.log([0.9]), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gates_in_half_precision_are_counted_in_whole_numbers(dtype):
+    cell = jl.lstm(input_size=1, hidden_size=2, forget_bias=5.0, param_dtype=dtype)
+    params, inputs = cell.init(jax.random.key(0)), jnp.zeros((700, 100, 1), dtype)
+    found = jl.gradients.saturation(cell, params, inputs, bins=4)["f"]
+    np.testing.assert_array_equal(found.histogram, [0, 0, 0, 1])
+    np.testing.assert_array_equal(found.high, [1, 1])
+    held = jl.gradients.memory_timescales(cell, params, inputs).units.cell
+    np.testing.assert_allclose(held, theory_of(dtype), rtol=1e-3)
+
+
+def theory_of(dtype):
+    """The time constant of σ(5), rounded as the gate is."""
+    gate = jnp.array(1 / (1 + np.exp(-5.0)), dtype).astype("float32")
+    return -1 / np.log(gate)
+
+
+def test_nothing_that_gets_through_has_no_rank():
+    logs = jnp.array([[-jnp.inf, -jnp.inf], [0.0, -jnp.inf]])
+    np.testing.assert_array_equal(jl.gradients.effective_rank(logs), [0, 1])

@@ -263,3 +263,13 @@ def test_settings_that_do_not_fit_are_refused(options, line):
     cell = options.pop("cell")
     with pytest.raises(ValueError, match=line):
         jl.newton(cell, cell.init(jax.random.key(0)), jnp.ones((2, 5, 3)), **options)
+
+
+@pytest.mark.parametrize("gain", [3.0, 4.0])
+def test_a_chaotic_network_is_solved_however_far_its_iterations_go_astray(gain):
+    cell = jl.rnn(input_size=3, hidden_size=8, recurrent_init=jl.initializers.ginibre(gain=gain))
+    params = cell.init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (1, 300, 3))
+    solved = jl.newton(cell, params, inputs)
+    assert solved.residual.max() < 1e-6
+    assert 100 < solved.iterations.max() < 300

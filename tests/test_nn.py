@@ -405,3 +405,31 @@ else:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_in_evaluation_nothing_is_dropped():
+    layer = jl.nn.LSTM(I, H, dropout=0.5, rngs=nnx.Rngs(0))
+    both = jl.nn.Bidirectional(
+        jl.nn.LSTM(I, H, dropout=0.5, return_sequences=True, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1)
+    )
+    for each in (layer, both):
+        x, key = inputs(B, T), jax.random.key(0)
+        plain = each(x)
+        assert abs(each(x, key=key) - plain).max() > 1e-3
+        each.eval()
+        close(each(x, key=key), plain)
+        each.train()
+        assert abs(each(x, key=key) - plain).max() > 1e-3
+
+
+def test_a_layer_takes_a_backend():
+    cell = jl.min_gru(input_size=I, hidden_size=H)
+    layer = jl.nn.RNN(cell, backend="associative", rngs=nnx.Rngs(0))
+    close(layer(inputs(B, T)), jl.unroll(cell, layer.params, inputs(B, T)).outputs[:, -1])
+    with pytest.raises(ValueError, match="`backend` must be one of"):
+        jl.nn.LSTM(I, H, backend="fast", rngs=nnx.Rngs(0))
+
+
+def test_layers_are_tabulated():
+    layer = jl.nn.Bidirectional(jl.nn.LSTM(I, H, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    assert "Bidirectional Summary" in nnx.tabulate(layer, inputs(B, T))

@@ -319,3 +319,42 @@ def test_what_cannot_run_in_parallel_says_so():
         jl.unroll(
             cell, random_params(cell), random_inputs(cell, 4), backend="associative", truncate=2
         )
+
+
+@pytest.mark.parametrize(("dtype", "bias"), [("float32", -120.0), ("float16", -20.0)])
+def test_an_slstm_reads_its_first_input_however_little_its_gate_opens(dtype, bias):
+    """h_1 = σ(o) tanh(g) whatever the input gate, which scales c and n alike."""
+    cell = jl.slstm(input_size=1, hidden_size=1, param_dtype=dtype)
+    params = cell.init(jax.random.key(0))
+    params = params._replace(
+        bias=params.bias.at[0].set(bias), kernel=jnp.array([[0, 0, 1.0, 0]], dtype)
+    )
+    run = lambda p: jl.unroll(cell, p, jnp.ones((5, 1), dtype)).outputs  # noqa: E731
+    assert run(params)[0, 0] == pytest.approx(np.tanh(1.0) / 2, rel=1e-3)
+    gradient = jax.grad(lambda p: run(p).sum())(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_an_mlstm_with_wide_gates_is_that_of_float64():
+    for gates, forget in (((0.0, 95.0), "exp"), ((-95.0, -95.0), "sigmoid")):
+        found = []
+        for dtype in ("float32", "float64"):
+            with jax.enable_x64(dtype == "float64"):
+                cell = jl.mlstm(
+                    input_size=1, hidden_size=2, forget_activation=forget, param_dtype=dtype
+                )
+                params = jax.tree.map(lambda a: 0 * a + 1, cell.init(jax.random.key(0)))
+                params = params._replace(
+                    gate_kernel=0 * params.gate_kernel, gate_bias=jnp.array(gates, dtype)
+                )
+                run = lambda p, c=cell, d=dtype: jl.unroll(c, p, jnp.ones((3, 1), d)).outputs.sum()  # noqa: E731
+                found.append(jax.tree.map(np.asarray, (run(params), jax.grad(run)(params))))
+        for narrow, wide in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(narrow, wide, rtol=1e-4, atol=1e-6)
+
+
+def test_layer_norm_of_equal_numbers_has_a_gradient_in_half_precision():
+    cell = jl.layer_norm_lstm(input_size=2, hidden_size=3, dtype="float16")
+    params = cell.init(jax.random.key(0))
+    loss = lambda p: jl.unroll(cell, p, jnp.ones((4, 2))).outputs.astype("float32").sum()  # noqa: E731
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(loss)(params)))

@@ -290,3 +290,28 @@ def test_a_path_gives_what_the_carrier_gives(tmp_path):
     assert task.evaluation["test"].inputs.shape[1:] == (96, 20)
     assert all(np.isfinite(task.data.features).ravel())
     assert 0.7 < np.asarray(task.data.features[:, 10 + 6]).mean() < 0.9  # gusts are mostly missing
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 21.3])
+def test_a_column_that_is_constant_in_training_is_not_blown_up(tmp_path, value):
+    """The deviation of 0.1, 700 times, is 3e-17 and not 0."""
+    steps = np.arange(1000)
+    other = np.where(steps < 850, value, value + 0.1)
+    lines = [f"{np.sin(t / 5)},{c}" for t, c in zip(steps, other, strict=True)]
+    path = tmp_path / "constant.csv"
+    path.write_text("y,c\n" + "\n".join(lines))
+    task = build(Forecast(path=str(path), target="y", window=16))
+    scaled = np.asarray(task.evaluation["test"].inputs)[..., 1]
+    np.testing.assert_allclose(scaled.max(), 0.1, rtol=1e-4)
+    path.write_text("y\n" + "\n".join(f"{np.sin(t)}" for t in range(500)) + f"\n{value}" * 58)
+    with pytest.raises(UserError, match="never changes in the test part"):
+        build(Forecast(path=str(path), target="y", window=16, validation=0.0, test_from=500))
+
+
+def test_numbers_are_written_without_underscores_and_names_may_hold_a_comma(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('"a, b";c\n' + "\n".join(f"{t};{t % 3}" for t in range(60)))
+    assert build(Forecast(path=str(path), target="a, b", window=4)).input_size == 4
+    path.write_text("a\n" + "\n".join(["1_000"] * 60))
+    with pytest.raises(UserError, match=r"expected a number up to .*, got '1_000'"):
+        build(Forecast(path=str(path), target="a", window=4))

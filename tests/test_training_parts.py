@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from scipy import stats
-from small_run import experiment
+from small_run import experiment, train
 
 import jaxlstm as jl
 from jaxlstm import config, runs, tasks, training
@@ -319,3 +319,9 @@ def test_tasks_take_the_goal_of_the_config_before_their_own():
     assert scores.resolve(None, task) == (task.goal, "median")
     goal, each = scores.resolve(config.Goal(above=0.1, seeds="every"), task)
     assert (goal, each) == (Goal("validation", "mse", above=0.1), "every")
+
+
+def test_a_stop_rule_is_checked_before_anything_runs():
+    made = experiment(train=train(stop=config.Streak(metric="nope", below=1.0)))
+    with pytest.raises(UserError, match=r"train.stop.metric: expected one of .*, got 'nope'"):
+        training.prepare(made)

@@ -663,3 +663,45 @@ def test_lists_and_numpy_are_inputs():
         run(cell, params, inputs, lengths=1, mask=[True]),
         run(cell, params, np.array(inputs), lengths=np.array(1), mask=np.array([True])),
     )
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "min-gru", "stack"])
+def test_inputs_may_lie_on_the_explicit_axes_of_a_mesh(name):
+    cell = {
+        "lstm": jl.lstm(input_size=3, hidden_size=4),
+        "gru": jl.gru(input_size=3, hidden_size=4),
+        "min-gru": jl.min_gru(input_size=3, hidden_size=4),
+        "stack": jl.stack(
+            jl.lstm(input_size=3, hidden_size=4), jl.rnn(input_size=4, hidden_size=4)
+        ),
+    }[name]
+    params, inputs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (8, 5, 3))
+    lengths = jnp.array([0, 5, 3, 1, 2, 5, 4, 5])
+
+    def loss(params, inputs, lengths):
+        outputs = jl.unroll(cell, params, inputs, lengths=lengths).outputs
+        return jnp.sum(outputs**2), outputs
+
+    wanted = jax.grad(loss, has_aux=True)(params, inputs, lengths)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        laid = [jax.device_put(a, PartitionSpec("data")) for a in (inputs, lengths)]
+        found = jax.grad(loss, has_aux=True)(jax.device_put(params, PartitionSpec()), *laid)
+        assert jax.typeof(found[1]).sharding.spec[0] == "data"
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+
+
+@pytest.mark.parametrize("shape", ["b, 7, 3", "2, t, 3"])
+def test_a_size_may_be_left_open_to_an_exported_function(shape):
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params = cell.init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (2, 7, 3), "float32")
+    open_ = jax.export.symbolic_shape(shape)
+
+    def run(inputs):
+        return jax.value_and_grad(lambda p: jl.unroll(cell, p, inputs).outputs.sum())(params)[1]
+
+    made = jax.export.export(jax.jit(lambda x: jax.tree.leaves(run(x))))
+    found = made(jax.ShapeDtypeStruct(open_, "float32")).call(inputs)
+    for a, b in zip(found, jax.tree.leaves(run(inputs)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -18,14 +18,23 @@ class Description:
     """The factory and the arguments that an object was made with: its identity.
 
     Args:
-        factory: the name of the factory, as in `jaxlstm.lstm`.
+        make: the factory itself: one that is defined again, with the same name, is another.
         arguments: all arguments in the order of the signature, defaults included.
         defaults: the default values, left out when the description is printed.
     """
 
-    factory: str
+    make: Callable[..., Any]
     arguments: tuple[tuple[str, Any], ...]
     defaults: tuple[tuple[str, Any], ...] = dataclasses.field(default=(), compare=False)
+
+    @property
+    def factory(self) -> str:
+        """The name of the factory, as in `jaxlstm.lstm`."""
+        return self.make.__name__
+
+    def again(self) -> Any:
+        """What the factory makes of the same arguments."""
+        return called(self.make, dict(self.arguments))
 
     def __repr__(self) -> str:
         default = dict(self.defaults)
@@ -61,13 +70,19 @@ class Described:
     def __repr__(self) -> str:
         return repr(self.description) if self.description else object.__repr__(self)
 
+    def __reduce__(self) -> Any:
+        # Functions within a factory cannot be pickled; the factory, by its name, can.
+        return (
+            (Description.again, (self.description,)) if self.description else super().__reduce__()
+        )
+
 
 def described(factory: Callable[P, D]) -> Callable[P, D]:
-    """Give what a factory makes its identity: the factory's name and arguments.
+    """Give what a factory makes its identity: the factory and the arguments.
 
     Arguments must be hashable; a dtype may be given in any of its spellings. Besides, the kind of
     an argument is checked where its annotation (`bool`, `float`) or its name (`…dtype`, `…_init`)
-    tells it.
+    tells it. What a factory makes that can be imported by its name can be pickled.
 
     Args:
         factory: a function that returns a `Cell` or an `Initializer`.
@@ -120,7 +135,7 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
                     f"`{name}` of {factory.__name__} must be hashable, got {type(value).__name__}"
                 ) from None
         made = dataclasses.replace(factory(*bound.args, **bound.kwargs))
-        description = Description(factory.__name__, tuple(arguments), tuple(defaults.items()))
+        description = Description(make, tuple(arguments), tuple(defaults.items()))
         object.__setattr__(made, "description", description)
         return made
 
@@ -207,7 +222,11 @@ def rebuild(data: Mapping[str, Any], factories: Mapping[str, Callable[..., Any]]
     name = data["factory"]
     if name not in factories:
         raise ValueError(f"`factory` must be one of {sorted(factories)}, got {name!r}")
-    arguments = {key: build(value) for key, value in data["arguments"].items()}
+    return called(factories[name], {k: build(value) for k, value in data["arguments"].items()})
+
+
+def called(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Call a factory with arguments by name; those of a name with a star are positional."""
     positional = [item for key in arguments if key.startswith("*") for item in arguments[key]]
     named = {key: value for key, value in arguments.items() if not key.startswith("*")}
-    return factories[name](*positional, **named)
+    return factory(*positional, **named)

@@ -113,9 +113,11 @@ def layer_norm_lstm(
         return LSTMCarry(jnp.zeros(shape, dtype or param), jnp.zeros(shape, cell_dtype or param))
 
     def norm(z: Array, scale: Array) -> Array:
-        centred = z - jnp.mean(z, axis=-1, keepdims=True)
+        # In float16 the slope of an rsqrt at ε is infinite.
+        wide = z.astype(jnp.float32) if jnp.finfo(z.dtype).bits < 32 else z
+        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-        unit = centred * lax.rsqrt(variance + epsilon)
+        unit = (centred * lax.rsqrt(variance + epsilon)).astype(z.dtype)
         return unit * jnp.broadcast_to(scale.astype(z.dtype), z.shape)
 
     def gated_step(

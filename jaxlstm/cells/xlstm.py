@@ -96,7 +96,8 @@ def slstm(
         c_t = f' ⊙ c_{t−1} + i' ⊙ tanh(z_g),   n_t = f' ⊙ n_{t−1} + i'
         h_t = σ(z_o) ⊙ c_t / n_t
 
-    The stabiliser changes no h_t; it keeps the exponentials in range. Beck et al. (2024), "xLSTM:
+    The stabiliser changes no h_t; it keeps the exponentials in range. Where the memory is still
+    empty, n_{t−1} = 0, it is z_i, so that n_t is never below 1. Beck et al. (2024), "xLSTM:
     extended long short-term memory", equations 8–17.
 
     Args:
@@ -153,16 +154,13 @@ def slstm(
         z = z + gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
         i, g = i.astype(memory), named(jnp.tanh(g), "g").astype(memory)
-        kept = log_forget(f.astype(memory)) + carry.stabilizer
+        empty = carry.normalizer == 0
+        kept = jnp.where(empty, i, log_forget(f.astype(memory)) + carry.stabilizer)
         top = jnp.maximum(kept, i)
         opened, kept = named(jnp.exp(i - top), "i"), named(jnp.exp(kept - top), "f")
         cell = kept * carry.cell + opened * g
         normalizer = kept * carry.normalizer + opened
-        # Before the first input gate opens wide enough to be seen, c and n are both zero; the
-        # division is kept off that point because its derivative would overflow.
-        seen = normalizer > jnp.finfo(memory).tiny
-        mean = jnp.where(seen, cell / jnp.where(seen, normalizer, 1), 0)
-        new = named(jax.nn.sigmoid(o), "o") * mean.astype(compute)
+        new = named(jax.nn.sigmoid(o), "o") * (cell / normalizer).astype(compute)
         return SLSTMCarry(new, cell, normalizer, top), new
 
     def step(params: LSTMParams, carry: SLSTMCarry, x: Array) -> tuple[SLSTMCarry, Array]:
@@ -256,7 +254,8 @@ def mlstm(
         q, k, v = q.astype(memory), k.astype(memory) / size**0.5, v.astype(memory)
         gates = affine(x, params.gate_kernel, params.gate_bias, compute).astype(memory)
         i, f = jnp.split(gates, 2, axis=-1)
-        kept = log_forget(f) + carry.stabilizer
+        empty = ~(jnp.any(carry.cell != 0, axis=(-2, -1)) | jnp.any(carry.normalizer != 0, axis=-1))
+        kept = jnp.where(empty, i, log_forget(f) + carry.stabilizer)
         top = jnp.maximum(kept, i)
         opened = named(jnp.exp(i - top), "i")[..., None]
         kept = named(jnp.exp(kept - top), "f")[..., None]
@@ -264,8 +263,11 @@ def mlstm(
         cell = kept[..., None] * carry.cell + written
         normalizer = kept * carry.normalizer + opened * k
         overlap = jnp.abs(jnp.sum(normalizer * q, axis=-1))
-        scale = jnp.maximum(overlap, jnp.exp(-top))[..., None]
-        read = jnp.einsum("...vk,...k->...v", cell, q) / scale
+        # Both terms of the fraction times e^min(m, 0), so that neither overflows.
+        small = jnp.exp(jnp.minimum(top, 0))
+        scale = jnp.maximum(overlap * small, jnp.exp(-jnp.maximum(top, 0)))
+        scale = jnp.maximum(scale, jnp.finfo(memory).tiny)
+        read = jnp.einsum("...vk,...k->...v", cell, q) * (small / scale)[..., None]
         output = named(jax.nn.sigmoid(o), "o") * read.astype(compute)
         output = output.reshape(*output.shape[:-2], hidden_size)
         return MLSTMCarry(cell, normalizer, top), output

@@ -102,7 +102,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
             ]
             for layer, each in zip(layers, wanted, strict=True)
         ]
-        return put_together(made)
+        return put_together(made, cell)
 
 
 def dump(cell: Cell, params: Params) -> list[Any]:

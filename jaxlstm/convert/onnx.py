@@ -107,7 +107,7 @@ def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
     with files.named(weights):
         nodes = _nodes(weights)
         wanted = owners(cell, [count_ways(node) for node in nodes])
-        return put_together([_layer(n, own) for n, own in zip(nodes, wanted, strict=True)])
+        return put_together([_layer(n, own) for n, own in zip(nodes, wanted, strict=True)], cell)
 
 
 def dump(cell: Cell, params: Params) -> list[Node]:

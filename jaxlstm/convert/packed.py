@@ -78,7 +78,7 @@ def load(
             "recurrent_bias": biases[1],
         }
         layers[k].append(build("lstm", parts, wanted[k][way], "jax.experimental.rnn", ALLOWED))
-    return put_together(layers)
+    return put_together(layers, cell)
 
 
 def dump(cell: Cell, params: Params) -> np.ndarray:

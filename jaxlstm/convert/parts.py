@@ -174,14 +174,22 @@ def _made(kind: str, weights: Mapping[str, Array], options: Mapping[str, Any]) -
     return FACTORIES[kind](**sizes, **options)
 
 
-def put_together(layers: Sequence[Sequence[tuple[Cell, Params]]]) -> tuple[Cell, Params]:
-    """A stack of layers of one or two directions, as one cell and its params."""
+def put_together(
+    layers: Sequence[Sequence[tuple[Cell, Params]]], cell: Cell | None = None
+) -> tuple[Cell, Params]:
+    """A stack of layers of one or two directions, as one cell and its params.
+
+    Where the weights are for a cell it is that one, with what it does besides, such as to drop out.
+    """
     cells, params = [], []
     for directions in layers:
         each, own = zip(*directions, strict=True)
         two = len(each) == 2
         cells.append(bidirectional(*each) if two else each[0])
         params.append(Bidirectional(*own) if two else own[0])
+    if cell is not None:
+        structure = jax.tree.structure(jax.eval_shape(cell.init, jax.random.key(0)))
+        return cell, structure.unflatten(jax.tree.leaves(params))
     if len(cells) == 1:
         return cells[0], params[0]
     return stack(*cells), tuple(params)

@@ -88,7 +88,7 @@ def load(
             ]
             for k, each in enumerate(owners(cell, ways))
         ]
-        return put_together(layers)
+        return put_together(layers, cell)
 
 
 def dump(cell: Cell, params: Params, *, prefix: str = "") -> dict[str, np.ndarray]:

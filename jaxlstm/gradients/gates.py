@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_size
+from jaxlstm.gradients.jacobians import wide
 from jaxlstm.gradients.trace import RANGES, step_with_sites
 from jaxlstm.gradients.walk import Walk, walk, where_valid
 
@@ -126,23 +127,24 @@ def saturation(
     sites = step_with_sites(cell, params, along.carries, along.inputs)[2]
 
     def measure(value: Array, ends: tuple[float, float]) -> Saturation:
-        bottom, top = ends
+        value, (bottom, top) = wide(value), ends
         slack = margin * (top - bottom)
         leading = tuple(range(along.axis + 1))
 
         def mean(what: Array) -> Array:
             total = jnp.sum(where_valid(along.valid, what.astype(value.dtype), 0), axis=leading)
-            return total / jnp.sum(along.valid.astype(value.dtype))
+            return total / jnp.sum(along.valid).astype(value.dtype)
 
         edges = jnp.linspace(bottom, top, bins + 1, dtype=value.dtype)
         place = jnp.clip((value - bottom) / (top - bottom) * bins, 0, bins - 1).astype(int)
-        weight = where_valid(along.valid, jnp.ones_like(value), 0)
-        counts = jnp.zeros(bins, value.dtype).at[place].add(weight)
+        # In whole numbers: a float32 that counts stops at 2^24.
+        weight = where_valid(along.valid, jnp.ones_like(place), 0)
+        counts = jnp.zeros(bins, place.dtype).at[place].add(weight).astype(value.dtype)
         return Saturation(
             mean(value <= bottom + slack),
             mean(value >= top - slack),
             mean(value),
-            counts / jnp.sum(weight),
+            counts / jnp.sum(weight).astype(value.dtype),
             edges,
         )
 
@@ -220,8 +222,8 @@ def memory_timescales(
     leading = tuple(range(along.axis + 1))
 
     def over_steps(factor: Array) -> Array:
-        logs = jnp.log(where_valid(along.valid, jnp.abs(factor), 1))
-        return jnp.sum(logs, axis=leading) / jnp.sum(along.valid.astype(logs.dtype))
+        logs = jnp.log(where_valid(along.valid, jnp.abs(wide(factor)), 1))
+        return jnp.sum(logs, axis=leading) / jnp.sum(along.valid).astype(logs.dtype)
 
     def quantiles(unit: Array) -> Array:
         # By order, not by interpolation, which makes NaN of what lies beside inf.

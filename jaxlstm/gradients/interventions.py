@@ -136,7 +136,7 @@ def flossing(
         count: k, how many exponents.
         carry: the carry to begin with, `[*batch, …]`; the initial one if None.
         warmup: steps at the beginning that are run but not counted.
-        key: draws the first directions; the first coordinate axes if None.
+        key: draws the first directions, the same ones at every call if None.
 
     Returns:
         The mean over the exponents and the batch, [].

@@ -1,5 +1,6 @@
 """Lyapunov exponents: the mean rates at which a driven network stretches its state space."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -58,11 +59,13 @@ def lyapunov_spectrum(
         carry: the carry to begin with; the initial one if None.
         warmup: steps at the beginning that are run but not counted.
         blocks: how many blocks the standard error is taken over.
-        key: draws the first directions; the first coordinate axes if None.
+        key: draws the first directions, the same ones at every call if None. They are none of the
+            coordinate axes, of which one may never meet the direction that grows the most.
 
     Returns:
-        `Lyapunov(exponents, standard_errors, carry, blocks)`. A direction that is lost entirely
-        counts with the logarithm of the smallest float at each step, not with −inf.
+        `Lyapunov(exponents, standard_errors, carry, blocks)`, the largest first. A direction that
+        is lost entirely counts with the logarithm of the smallest float at each step, not with
+        −inf.
 
     Raises:
         TypeError: when `cell` is no `Cell`, or `warmup` no int.
@@ -99,9 +102,11 @@ def lyapunov_spectrum(
     flat, restore = ravel_pytree(carry)
     if count > flat.size:
         raise ValueError(f"`count` must be at most {flat.size}, the size of the carry, got {count}")
-    first = jnp.eye(flat.size, count, dtype=wide_type(flat.dtype))
-    if key is not None:
-        first = jnp.linalg.qr(jax.random.normal(key, first.shape, first.dtype))[0]
+    key = jax.random.key(0, impl="threefry2x32") if key is None else key
+    draw = functools.partial(jax.random.normal, shape=flat.shape, dtype=wide_type(flat.dtype))
+    # Each direction by its number, so that fewer exponents are the first of more.
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
+    first = jnp.linalg.qr(jax.vmap(draw, out_axes=1)(keys))[0]
 
     def step(state: tuple[Array, Array], x: Array) -> tuple[Any, Array]:
         flat, directions = state
@@ -120,4 +125,6 @@ def lyapunov_spectrum(
     used = growth[inputs.shape[0] - counted // blocks * blocks :]
     means = jnp.mean(used.reshape(blocks, -1, count), axis=1)
     errors = jnp.std(means, axis=0, ddof=1) / blocks**0.5 if blocks > 1 else jnp.zeros(count)
-    return Lyapunov(jnp.mean(means, axis=0), errors, restore(flat), means)
+    exponents = jnp.mean(means, axis=0)
+    order = jnp.argsort(-exponents)
+    return Lyapunov(exponents[order], errors[order], restore(flat), means[:, order])

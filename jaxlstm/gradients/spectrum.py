@@ -137,17 +137,18 @@ def effective_rank(log_values: Array) -> Array:
         log_values: `[…, S]`, logarithms of singular values, as `jacobian_spectrum` gives them.
 
     Returns:
-        `[…]`.
+        `[…]`; 0 where nothing gets through.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
         >>> jl.gradients.effective_rank(jnp.array([[0.0, 0.0, 0.0], [0.0, -jnp.inf, -jnp.inf]]))
         Array([3., 1.], dtype=float32)
     """
-    logs = jax.nn.log_softmax(log_values, axis=-1)
+    some = jnp.max(log_values, axis=-1, keepdims=True) > -jnp.inf
+    logs = jax.nn.log_softmax(jnp.where(some, log_values, 0), axis=-1)
     shares = jnp.exp(logs)
     entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.maximum(logs, FLOOR), 0), axis=-1)
-    return jnp.exp(entropy)
+    return jnp.where(some[..., 0], jnp.exp(entropy), 0)
 
 
 class Bounds(NamedTuple):

@@ -84,7 +84,7 @@ def forget_factor(bias: float, steps: int) -> float:
         >>> f"{forget_factor(0.0, 100):.3e} {forget_factor(1.0, 100):.3e}"
         '7.889e-31 2.484e-14'
     """
-    return _sigmoid(bias) ** steps
+    return math.exp(-steps * _forget_rate(bias))
 
 
 def forget_time(bias: float) -> float:
@@ -100,8 +100,13 @@ def forget_time(bias: float) -> float:
         >>> round(forget_time(math.log(99)), 2)
         99.5
     """
-    rate = max(-bias, 0.0) + math.log1p(math.exp(-abs(bias)))
+    rate = _forget_rate(bias)
     return 1 / rate if rate else math.inf
+
+
+def _forget_rate(bias: float) -> float:
+    """−ln σ(bias)."""
+    return max(-bias, 0.0) + math.log1p(math.exp(-abs(bias)))
 
 
 def chrono_mean() -> float:

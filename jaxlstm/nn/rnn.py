@@ -9,11 +9,12 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxlstm.cells import Cell
-from jaxlstm.cells.base import Carry, Params, check_cell, check_size, start
+from jaxlstm.cells.base import Carry, Params, check_cell, check_choice, check_size, start
 from jaxlstm.cells.noise import with_noise, without_noise
 from jaxlstm.cells.trees import check_tree, layout
 from jaxlstm.unroll import unroll as run
 from jaxlstm.unroll.checks import check_array, check_bool, check_inputs, chunk_length
+from jaxlstm.unroll.engine import BACKENDS
 
 
 class Options(TypedDict, total=False):
@@ -28,6 +29,7 @@ class Options(TypedDict, total=False):
     truncate: int | None
     remat: str | int
     unroll: int
+    backend: str
     metadata: Mapping[str, Mapping[str, Any]]
 
 
@@ -59,6 +61,7 @@ class RNN(nnx.Module):
         truncate: stop gradients through time every so many steps, as in `jaxlstm.unroll`.
         remat: memory for time in the backward pass, as in `jaxlstm.unroll`.
         unroll: steps in one turn of the compiled loop, as in `jaxlstm.unroll`.
+        backend: how the sequence is run, as in `jaxlstm.unroll`.
         params: the parameters to begin with, such as `jaxlstm.convert` gives them; drawn if None.
         metadata: of the parameters by name, given to their `nnx.Param`s, for instance
             `{"kernel": {"out_sharding": (None, "model")}}`.
@@ -68,6 +71,8 @@ class RNN(nnx.Module):
         cell: the cell.
         weights: the parameters, an `nnx.Param` in the place of every array of `cell.init`.
         params: the same pytree of plain arrays, as `cell.step` and `jaxlstm.unroll` take it.
+        deterministic: whether nothing is dropped though a key comes; `eval()` and `train()` of Flax
+            set it.
         state: the carry of a stateful layer, an `RNNState` in the place of every array; or None.
 
     Raises:
@@ -106,6 +111,7 @@ class RNN(nnx.Module):
         truncate: int | None = None,
         remat: str | int = "none",
         unroll: int = 1,
+        backend: str = "auto",
         params: Params | None = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
         rngs: nnx.Rngs | None = None,
@@ -127,6 +133,7 @@ class RNN(nnx.Module):
             check_size("truncate", truncate)
         chunk_length(remat, 1)
         check_size("unroll", unroll)
+        check_choice("backend", backend, BACKENDS)
         if params is None:
             params = cell.init(draw_key(check_rngs(rngs), "params"))
         else:
@@ -141,6 +148,8 @@ class RNN(nnx.Module):
         self.truncate = truncate
         self.remat = remat
         self.unroll = unroll
+        self.backend = backend
+        self.deterministic = False
         self.weights = nnx.data(_variables(params, metadata or {}))
         self.state = nnx.data(None)
 
@@ -180,7 +189,7 @@ class RNN(nnx.Module):
         Raises:
             TypeError, ValueError: when an argument does not fit; the message names it.
         """
-        return self.travel(
+        return self._travel(
             inputs,
             zero_masked=self.zero_output_for_mask,
             mask=mask,
@@ -191,7 +200,7 @@ class RNN(nnx.Module):
             rngs=rngs,
         )
 
-    def travel(
+    def _travel(
         self,
         inputs: Array,
         *,
@@ -206,8 +215,11 @@ class RNN(nnx.Module):
         """The call, with `zero_masked` in the place of the layer's own `zero_output_for_mask`."""
         params, inputs = self.params, check_array("inputs", inputs)
         batch_shape, _ = check_inputs(self.cell, inputs, self.time_major)
-        axis = self.time_axis(inputs.ndim)
-        key = _key(key, rngs)
+        axis = self._time_axis(inputs.ndim)
+        key = None if self.deterministic else _key(key, rngs)
+        # The last valid output is the one held to the end, whatever the sequences show.
+        ragged = mask is not None or lengths is not None
+        hold = ragged and not (zero_masked and self.return_sequences)
         outputs, carry, _ = run(
             self.cell,
             params,
@@ -218,11 +230,11 @@ class RNN(nnx.Module):
             resets=resets,
             reverse=self.go_backwards,
             time_major=self.time_major,
-            # The last valid output is the one held to the end, whatever the sequences show.
-            masked_outputs="zero" if zero_masked and self.return_sequences else "hold",
+            masked_outputs="hold" if hold else "zero",
             truncate=self.truncate,
             remat=self.remat,
             unroll=self.unroll,
+            backend=self.backend,
             key=key,
         )
         carry = without_noise(carry)
@@ -236,7 +248,7 @@ class RNN(nnx.Module):
             return outputs
         return (outputs, *carry) if isinstance(carry, tuple) else (outputs, carry)
 
-    def time_axis(self, ndim: int) -> int:
+    def _time_axis(self, ndim: int) -> int:
         """Which axis of inputs with so many dimensions is time."""
         return 0 if self.time_major else ndim - 1 - len(self.cell.input_shape)
 

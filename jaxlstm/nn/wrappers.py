@@ -111,14 +111,14 @@ class Bidirectional(nnx.Module):
         keys = (None, None) if key is None else jax.random.split(key)
         states = _split("initial_state", initial_state, layers)
         found = [
-            layer.travel(inputs, zero_masked=True, initial_state=state, key=k, rngs=rngs, **ragged)
+            layer._travel(inputs, zero_masked=True, initial_state=state, key=k, rngs=rngs, **ragged)
             for layer, state, k in zip(layers, states, keys, strict=True)
         ]
         (ahead, *ahead_state), (back, *back_state) = (
             each if self.return_state else (each,) for each in found
         )
         if self.return_sequences:
-            axis = self.forward_layer.time_axis(jnp.ndim(inputs))
+            axis = self.forward_layer._time_axis(jnp.ndim(inputs))
             back = jax.tree.map(lambda leaf: jnp.flip(leaf, axis), back)
         merged = MERGE_MODES[self.merge_mode](ahead, back)
         if not self.return_state:

@@ -47,7 +47,10 @@ def measure(
     logs: dict[float, np.ndarray] = {}
     with jax.enable_x64(True), progress("mean field", len(cases), unit="networks") as bar:
         for done, (kind, size, gain) in enumerate(cases, start=1):
-            found = _logs(kind, size, gain, spec.steps, keys)
+            # Weights of its own: linear and ReLU networks with those of another gain, times a
+            # number, would measure the same once more.
+            own = [jax.random.fold_in(key, done) for key in keys]
+            found = _logs(kind, size, gain, spec.steps, own)
             rates[kind, size, gain] = findings.slope(found, FIRST, min(spec.steps, LAST))
             if kind == "tanh" and size == max(spec.sizes):
                 logs[gain] = found
@@ -100,9 +103,10 @@ def _predictions(spec: config.MeanField, gains: Any, rates: Any) -> list[Predict
         if len(below) < 2:
             continue
         seeds = np.stack([rates[kind, largest, gain] for gain in below], axis=1)
+        beyond = " (continued from below it)" if kind == "tanh" else ""
         found.append(
             Prediction(
-                f"gain at which the sign changes, {kind}, N = {largest}",
+                f"gain at which the sign changes, {kind}{beyond}, N = {largest}",
                 CRITICAL[kind],
                 crossing(below, seeds),
                 tolerance=BAND,

@@ -6,11 +6,12 @@ The contract for sequences, the same for every cell:
   masked, not only padding on the right.
 - At an invalid step the input is not looked at (NaN or inf there reach nothing, values nor
   gradients), the carry is held, and the output is zero or, by choice, the last valid one.
-- The carry returned is the one after the last valid step in the direction of travel; where no step
-  is valid, or T = 0, it is the initial carry.
+- The carry returned is the one after the last valid step in the direction of travel, or the initial
+  one if a reset came since; where no step is valid, or T = 0, it is the initial carry.
 - `resets[t]` says that a new sequence begins with step t: the carry is put back to the initial one
   before it. In reverse it is put back after step t has been done, so that several sequences packed
-  into one row equal the sequences run apart, in both directions.
+  into one row equal the sequences run apart, in both directions. Only an output that is held is
+  held across it: it shows what the last valid step of the row gave.
 - The noise of a stochastic cell is neither held nor put back.
 - `reverse` travels from the last step to the first and leaves outputs and carries in the order of
   the inputs.

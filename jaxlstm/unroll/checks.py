@@ -20,9 +20,10 @@ def chunk_length(remat: str | int, length: int) -> int | None:
     if isinstance(remat, int) and not isinstance(remat, bool):
         check_size("remat", remat)
         return remat
-    choices = {"none": None, "chunk": REMAT_CHUNK, "sqrt": max(1, math.isqrt(length))}
-    check_choice("remat", remat, choices)
-    return choices[str(remat)]
+    check_choice("remat", remat, ("none", "sqrt", "chunk"))
+    if remat == "none":
+        return None
+    return REMAT_CHUNK if remat == "chunk" else max(1, math.isqrt(length))
 
 
 def check_parallel(options: Any) -> None:

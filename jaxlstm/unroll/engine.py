@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from jaxlstm.cells.base import Carry, Cell, Params, start
 from jaxlstm.cells.trees import check_tree
@@ -21,8 +22,13 @@ from jaxlstm.unroll.scan import choose, scan_steps, varying_like
 
 
 def auto_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
-    """The fused backend where a cell has parts and `remat` asks for nothing, or the scan."""
-    if cell.split is None or options.chunk is not None:
+    """The fused backend where a cell has parts and `remat` asks for nothing, or the scan.
+
+    The scan too where `jax.export` leaves a size open, by which chunks are chosen, and where the
+    type of the inputs says how they lie on a mesh, which a chunk of them does not keep.
+    """
+    plain = all(isinstance(size, int) for size in laid.xs.shape) and not any(_spec(laid.xs))
+    if cell.split is None or options.chunk is not None or not plain:
         return scan_steps(cell, options, params, laid)
     return fused_steps(cell, options, params, laid, keep=worth_keeping(cell, params, laid))
 
@@ -73,8 +79,10 @@ def run(
     """Outputs, final carry and carries of checked arguments, compiled once for each shape."""
     axis = options.time_axis
     xs = jnp.moveaxis(inputs, axis, 0)
-    length, batch_shape = len(xs), batch_of(cell, xs)
+    length, batch_shape = xs.shape[0], batch_of(cell, xs)
     initial, first = begin(cell, batch_shape, params, carry, key)
+    initial = _laid_like(initial, xs, len(batch_shape))
+    first = initial if carry is None else first
     given = (xs, params, carry, lengths, mask, resets)
     initial, first = varying_like((initial, first), given)
     laid = Laid(
@@ -115,6 +123,26 @@ def begin(
         other = jax.random.key(0) if key is None else None
         initial = start(cell, params, batch_shape, other)
     return initial, initial if carry is None else check_carry(carry, initial)
+
+
+def _spec(a: Array) -> tuple[Any, ...]:
+    """How an array lies on the explicit axes of a mesh."""
+    typed: Any = jax.typeof(a)
+    return tuple(typed.sharding.spec)
+
+
+def _laid_like(carry: Carry, xs: Array, batch: int) -> Carry:
+    """The carry, its rows on the devices where those of the inputs are, if their types say it."""
+    rows = _spec(xs)[1 : 1 + batch]
+    if not any(rows):
+        return carry
+
+    def lay(a: Array) -> Array:
+        if a.shape[:batch] != xs.shape[1 : 1 + batch]:
+            return a
+        return jax.sharding.reshard(a, PartitionSpec(*rows, *[None] * (a.ndim - batch)))
+
+    return jax.tree.map(lay, carry)
 
 
 def _same_structure(a: Any, b: Any) -> bool:

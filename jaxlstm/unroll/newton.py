@@ -91,8 +91,8 @@ def solve(
     if tolerance is None:
         tolerance = 8 * max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(first))
 
-    def residuals(states: Array) -> Array:
-        return problem.steps(states, params, xs, initial, first, flags)[0] - states
+    def stepped(states: Array) -> Array:
+        return problem.steps(states, params, xs, initial, first, flags)[0]
 
     def apart(states: Array, rest: Array) -> Array:
         """By how much each step is off, in units of the tolerance."""
@@ -108,26 +108,27 @@ def solve(
         return (done < limit) & ~jnp.all(off <= 1)
 
     def iterate(state: Any) -> Any:
-        done, (states, rest), off, damping, moved = state
-        moves = _linear(problem.jacobians(states, params, xs, initial, first, flags), rest, damping)
-        # A step that overflows is taken from the step before it alone.
-        moves = jnp.where(jnp.isfinite(states + moves), moves, rest)
-        states = states + moves
-        rest = residuals(states)
-        now = apart(states, rest)
+        done, (states, found), off, damping, moved = state
+        jacobians = problem.jacobians(states, params, xs, initial, first, flags)
+        moved_to = states + _linear(jacobians, found - states, damping)
+        # A step that overflows is taken from the step before it alone, or begins anew.
+        instead = jnp.where(jnp.isfinite(found), found, 0)
+        states = jnp.where(jnp.isfinite(moved_to), moved_to, instead)
+        found = stepped(states)
+        now = apart(states, found - states)
         worse = ~(worst(now) <= worst(off))
         more = jnp.clip(2 * damping, LEAST_DAMPING, 1)
         less = jnp.where(damping > LEAST_DAMPING, damping / 2, 0)
         damping = jnp.where(worse, more, less)
         moved = jnp.where(off <= 1, moved, done + 1)
-        return done + 1, (states, rest), now, damping, moved
+        return done + 1, (states, found), now, damping, moved
 
     states = jnp.broadcast_to(entry, (length, *entry.shape))
-    rest = residuals(states)
-    off = apart(states, rest)
+    found = stepped(states)
+    off = apart(states, found - states)
     damping = jnp.zeros_like(states, shape=states.shape[1:-1])
     moved = jnp.zeros_like(states, shape=off.shape, dtype=jnp.int32)
-    state = (jnp.zeros((), jnp.int32), (states, rest), off, damping, moved)
+    state = (jnp.zeros((), jnp.int32), (states, found), off, damping, moved)
     _, (states, _), _, _, moved = lax.while_loop(going, iterate, state)
     return states, moved
 
