@@ -63,6 +63,20 @@ class Score(msgspec.Struct, frozen=True):
     verdict: Literal["met", "missed", "reported"] = "reported"
 
 
+class Aim(msgspec.Struct, frozen=True):
+    """The score that a training goes for.
+
+    Args:
+        split: the evaluation set.
+        metric: the metric.
+        larger: whether more of it is better.
+    """
+
+    split: str
+    metric: str
+    larger: bool
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What ran, where, with what, and how it ended.
 
@@ -83,6 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         parameters: how many the network has; None where there is not one alone.
         summary: the scores.
         baselines: scores of simple predictors, named "memoryless mse", to be drawn as lines.
+        aim: the score that a training goes for; None elsewhere.
         data: the SHA-256 of the files at `task.path`; None where there is none.
         reason: why the run failed, or could not go on; None otherwise.
         cell_steps_per_second: how fast a training was, over all seeds: units of the network times
@@ -106,6 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int | None = None
     summary: list[Score] = []
     baselines: dict[str, float] = {}
+    aim: Aim | None = None
     data: str | None = None
     reason: str | None = None
     cell_steps_per_second: float | None = None
@@ -150,6 +166,7 @@ def create(
     parameters: int | None = None,
     baselines: Mapping[str, float] | None = None,
     symbols: str | None = None,
+    aim: Aim | None = None,
     data: str | None = None,
 ) -> Manifest:
     """Make a run folder: `config.toml` and a manifest in the state "running".
@@ -166,6 +183,7 @@ def create(
         parameters: how many the network has.
         baselines: scores of simple predictors, of which those that are finite are kept.
         symbols: the characters of a text, in the order of their numbers; None elsewhere.
+        aim: the score that a training goes for.
         data: the SHA-256 of the files that it learns from; None where there are none.
 
     Returns:
@@ -189,6 +207,7 @@ def create(
         versions=_versions(),
         parameters=parameters,
         baselines={k: v for k, v in (baselines or {}).items() if math.isfinite(v)},
+        aim=aim,
         data=data,
     )
     write_text(Path(folder) / "config.toml", config)

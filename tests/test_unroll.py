@@ -705,3 +705,14 @@ def test_a_size_may_be_left_open_to_an_exported_function(shape):
     found = made(jax.ShapeDtypeStruct(open_, "float32")).call(inputs)
     for a, b in zip(found, jax.tree.leaves(run(inputs)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_an_exported_function_of_parameters_and_carries_can_be_written_down():
+    cell = jl.bidirectional(
+        jl.lstm(input_size=3, hidden_size=4), jl.gru(input_size=3, hidden_size=4)
+    )
+    params, inputs = cell.init(jax.random.key(0)), jnp.ones((2, 5, 3), "float32")
+    run = jax.jit(functools.partial(jl.unroll, cell))
+    written = jax.export.export(run)(params, inputs).serialize()
+    found, wanted = jax.export.deserialize(written).call(params, inputs), run(params, inputs)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)

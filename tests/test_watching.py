@@ -51,6 +51,13 @@ def test_a_run_whose_process_is_gone_is_dead_and_its_best_score_stands(
     assert not (Path("runs") / "cut" / ".lock").exists()
 
 
+def test_the_best_score_is_of_what_the_training_goes_for(tmp_path, capsys):
+    make(tmp_path / "r", state="interrupted")
+    runs.update_manifest(tmp_path / "r", aim=runs.Aim("validation", "loss", larger=True))
+    assert cli.main(["list", str(tmp_path)]) == 0
+    assert "validation loss 0.4 at step 2" in capsys.readouterr().out
+
+
 def test_records_that_are_damaged_are_passed_over(tmp_path, capsys):
     make(tmp_path / "r", state="failed")
     for metrics in ({"mse": [1, "a"]}, {"mse": "a"}, ["mse"]):

@@ -3,17 +3,24 @@
 import dataclasses
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, export
 
 from jaxlstm.cells.describe import Described as Described
 from jaxlstm.cells.describe import described as described
 
 Params = Any
 Carry = Any
+T = TypeVar("T", bound=type)
+
+
+def serialized(kind: T) -> T:
+    """Let what `jax.export` makes of functions of such parameters or carries be written down."""
+    export.register_namedtuple_serialization(kind, serialized_name=f"jaxlstm.{kind.__name__}")
+    return kind
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -114,6 +121,7 @@ def net_of(inputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str
     return {**inputs, **states, **both}
 
 
+@serialized
 class Noisy(NamedTuple):
     """The carry of a stochastic cell: that of the cell within, and the noise.
 

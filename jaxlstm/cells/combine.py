@@ -16,6 +16,7 @@ from jaxlstm.cells.base import (
     check_choice,
     described,
     output_shape,
+    serialized,
     split_key,
     start,
 )
@@ -158,6 +159,7 @@ def residual(cell: Cell) -> Cell:
     )
 
 
+@serialized
 class Bidirectional(NamedTuple):
     """Params, carry or carries of the two directions."""
 

@@ -10,10 +10,11 @@ from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import activation as by_name
-from jaxlstm.cells.base import Cell, check_choice, check_size, described
+from jaxlstm.cells.base import Cell, check_choice, check_size, described, serialized
 from jaxlstm.cells.lstm import GATES, LSTMCarry
 
 
+@serialized
 class ConvLSTMParams(NamedTuple):
     """Weights of a convolutional LSTM with blocks i, f, g, o of F filters.
 

@@ -19,12 +19,14 @@ from jaxlstm.cells.base import (
     described,
     gated_affine,
     net_of,
+    serialized,
 )
 
 GRU_GATES = ("r", "z", "n")
 """The order of the blocks of a GRU kernel: reset, update, candidate."""
 
 
+@serialized
 class GRUParams(NamedTuple):
     """Weights of a GRU or MGU with n blocks of H columns.
 
@@ -41,6 +43,7 @@ class GRUParams(NamedTuple):
     recurrent_bias: Array | None
 
 
+@serialized
 class GRUCarry(NamedTuple):
     """State of a GRU or MGU: `hidden` [*batch, H], which is also its output."""
 

@@ -9,10 +9,19 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, gated_affine
+from jaxlstm.cells.base import (
+    Cell,
+    affine,
+    check_last,
+    check_size,
+    described,
+    gated_affine,
+    serialized,
+)
 from jaxlstm.cells.lstm import GATES, LSTMCarry
 
 
+@serialized
 class LayerNormLSTMParams(NamedTuple):
     """Weights of a layer-normalised LSTM.
 

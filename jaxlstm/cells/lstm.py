@@ -18,12 +18,14 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    serialized,
 )
 
 GATES: tuple[str, ...] = ("i", "f", "g", "o")
 """The order of the four blocks of every LSTM kernel and bias: input, forget, candidate, output."""
 
 
+@serialized
 class LSTMParams(NamedTuple):
     """Weights of an LSTM: `kernel` [I, 4H], `recurrent_kernel` [H, 4H], `bias` [4H] or None.
 
@@ -35,6 +37,7 @@ class LSTMParams(NamedTuple):
     bias: Array | None
 
 
+@serialized
 class LSTMVariantParams(NamedTuple):
     """Weights of an LSTM with more than the four blocks; a part that is not there is None.
 
@@ -57,6 +60,7 @@ class LSTMVariantParams(NamedTuple):
     recurrent_bias: Array | None = None
 
 
+@serialized
 class LSTMCarry(NamedTuple):
     """State of an LSTM: `hidden` h, the output, and `cell` c, the memory, both [*batch, H]."""
 
@@ -64,6 +68,7 @@ class LSTMCarry(NamedTuple):
     cell: Array
 
 
+@serialized
 class LSTMGatesCarry(NamedTuple):
     """State of an LSTM whose gates see the last gates: `gates` [*batch, mH] besides h and c."""
 

@@ -10,9 +10,10 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described
+from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, serialized
 
 
+@serialized
 class LSTM1997Params(NamedTuple):
     """Weights of n = B(S + 2) hidden units, in the order: B input gates, B output gates, BS cells.
 
@@ -29,6 +30,7 @@ class LSTM1997Params(NamedTuple):
     cell_bias: Array | None
 
 
+@serialized
 class LSTM1997Carry(NamedTuple):
     """State of the 1997 network.
 

@@ -9,9 +9,10 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described
+from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, serialized
 
 
+@serialized
 class MinimalParams(NamedTuple):
     """Weights of a minimal unit with n blocks of H columns: `kernel` [I, nH], `bias` [nH] or None.
 
@@ -22,6 +23,7 @@ class MinimalParams(NamedTuple):
     bias: Array | None
 
 
+@serialized
 class MinimalCarry(NamedTuple):
     """State of a minimal unit: `hidden` [*batch, H], which is also its output."""
 

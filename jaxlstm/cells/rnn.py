@@ -18,9 +18,11 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    serialized,
 )
 
 
+@serialized
 class RNNParams(NamedTuple):
     """Weights of a simple RNN: `kernel` [I, H], `recurrent_kernel` [H, H], `bias` [H] or None."""
 
@@ -29,6 +31,7 @@ class RNNParams(NamedTuple):
     bias: Array | None
 
 
+@serialized
 class RNNVariantParams(NamedTuple):
     """Weights of a simple RNN with a second bias, `recurrent_bias` [H], as torch has it."""
 
@@ -38,6 +41,7 @@ class RNNVariantParams(NamedTuple):
     recurrent_bias: Array
 
 
+@serialized
 class RNNCarry(NamedTuple):
     """State of a simple RNN: `hidden` [*batch, H], which is also its output."""
 

@@ -17,10 +17,12 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    serialized,
 )
 from jaxlstm.cells.lstm import GATES, LSTMParams
 
 
+@serialized
 class SLSTMCarry(NamedTuple):
     """State of an sLSTM, each [*batch, H].
 
@@ -37,6 +39,7 @@ class SLSTMCarry(NamedTuple):
     stabilizer: Array
 
 
+@serialized
 class MLSTMParams(NamedTuple):
     """Weights of an mLSTM with heads of size D = H / heads.
 
@@ -53,6 +56,7 @@ class MLSTMParams(NamedTuple):
     gate_bias: Array
 
 
+@serialized
 class MLSTMCarry(NamedTuple):
     """State of an mLSTM, in units of exp(stabilizer).
 

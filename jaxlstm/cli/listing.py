@@ -30,6 +30,7 @@ def list_runs(command: List) -> int:
     from rich.table import Table
 
     table = Table("run", "state", "best score", "age", "size", box=None)
+    table.columns[0].overflow = table.columns[1].overflow = "fold"  # a path is to be used
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
@@ -46,7 +47,7 @@ def standing(folder: Path, manifest: runs.Manifest) -> str:
 def _row(folder: Path) -> tuple[str, str, str, str, str]:
     try:
         manifest = runs.read_manifest(folder)
-        score = _score(manifest) if manifest.summary else _best(folder)
+        score = _score(manifest) if manifest.summary else _best(folder, manifest.aim)
         state = standing(folder, manifest)
         age = clock(time.time() - datetime.fromisoformat(manifest.started).timestamp())
     except UserError as error:
@@ -63,19 +64,22 @@ def _score(manifest: runs.Manifest) -> str:
     return scored(best) + (among + setting if manifest.kind == "sweep" else "")
 
 
-def _best(folder: Path) -> str:
+def _best(folder: Path, aim: runs.Aim | None) -> str:
     """The best score so far of a run that has no summary yet."""
     found: dict[str, tuple[float, int]] = {}
     for record in runs.read_jsonl(folder, "metrics.jsonl"):
         metrics = record.get("metrics")
         if record.get("split") in ("train", "gradients", "stop") or not isinstance(metrics, dict):
             continue
-        name = next((n for n in metrics if n != "loss"), "loss")
+        if aim and record["split"] != aim.split:
+            continue
+        # Folders of before the aim was written down: its metric is a guess.
+        name = aim.metric if aim else next((n for n in metrics if n != "loss"), "loss")
         value = mean(metrics.get(name))
         if value is None:
             continue
         what, now = f"{record.get('split')} {name}", (value, record["step"])
-        better = max if "accuracy" in name else min
+        better = max if (aim.larger if aim else "accuracy" in name) else min
         found[what] = better(found.get(what, now), now)
     return ", ".join(f"{what} {value:.4g} at step {step}" for what, (value, step) in found.items())
 

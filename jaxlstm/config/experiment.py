@@ -125,7 +125,7 @@ class Sample(Part, frozen=True, kw_only=True):
 
     every: Steps | None = None
     characters: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
-    temperature: Annotated[float, Meta(gt=0, le=100)] = 0.8
+    temperature: Annotated[float, Meta(ge=1e-6, le=100)] = 0.8
     prompt: Annotated[str, Meta(min_length=1, max_length=100_000)] = "\n"
 
 

@@ -204,9 +204,11 @@ def _number(field: str, column: str, where: str, line: int) -> float:
     except ValueError:
         value = math.inf
     if abs(value) > LARGEST:
+        dated = math.isinf(value) and parse_time(field) is not None
         raise UserError(
             f"{where}, line {line}: expected a number up to {LARGEST:g} in column {column!r}, or "
             f"nothing, NA or NaN where it is missing, got {field[:40]!r}"
+            f"{'; task.time names the column of dates' if dated else ''}"
         )
     return value
 

@@ -72,6 +72,7 @@ def _create(
         parameters=model.count(states[0].params),
         baselines=training.task.baselines,
         symbols=training.task.symbols,
+        aim=runs.Aim(training.goal.split, training.goal.metric, training.goal.above is not None),
         data=_data(experiment),
     )
 

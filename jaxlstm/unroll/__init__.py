@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_choice, check_size
+from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_choice, check_size, serialized
 from jaxlstm.unroll.checks import (
     check_array,
     check_bool,
@@ -44,6 +44,7 @@ from jaxlstm.unroll.engine import BACKENDS, Options, begin, run, without_invalid
 from jaxlstm.unroll.newton import JACOBIANS, Newton
 
 
+@serialized
 class Unrolled(NamedTuple):
     """What `unroll` returns.
 
