@@ -18,6 +18,10 @@ FLAT = np.zeros((2, 3), "float32")
 INIT = jl.initializers
 
 
+def _nothing():
+    """A factory that forgets to return what it made."""
+
+
 def params():
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), PARAMS)
 
@@ -488,6 +492,21 @@ MISTAKES = {
         lambda: jl.nn.ConvLSTM2D((8, 8, 1), 2, 3, strides=1.5, rngs=nnx.Rngs(0)),
         TypeError,
         "`strides` must be an int, got 1.5",
+    ),
+    "a step of a list": (
+        lambda: jl.lstm(input_size=2, hidden_size=3).step(None, None, [1.0, 2.0]),
+        TypeError,
+        "`x` must be an array, got list",
+    ),
+    "an input shape that is a number": (
+        lambda: jl.Cell(None, None, None, 4),
+        TypeError,
+        "`input_shape` must be a tuple, got 4",
+    ),
+    "a factory that returns nothing": (
+        lambda: jl.described(_nothing)(),
+        TypeError,
+        "`_nothing` must return a Cell or an Initializer, got None",
     ),
     "places of a window too far apart": (
         lambda: jl.conv_lstm(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, export
 
 from jaxlstm.cells.describe import Described as Described
@@ -88,6 +89,10 @@ class Cell(Described):
     split: "Split | None" = None
     run: Callable[..., Any] | None = None
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.input_shape, tuple):
+            raise TypeError(f"`input_shape` must be a tuple, got {self.input_shape!r}")
 
 
 class Split(NamedTuple):
@@ -176,6 +181,8 @@ def check_choice(name: str, value: Any, choices: Mapping[str, Any] | tuple[str, 
 
 def check_last(name: str, x: Array, size: int) -> None:
     """Refuse an array whose last dimension is not `size`, naming the argument."""
+    if not isinstance(x, np.ndarray | Array):
+        raise TypeError(f"`{name}` must be an array, got {type(x).__name__}")
     if jnp.ndim(x) < 1 or x.shape[-1] != size:
         raise ValueError(f"`{name}` must have shape [..., {size}], got {list(jnp.shape(x))}")
 

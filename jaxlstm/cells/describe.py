@@ -134,7 +134,12 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
                 raise TypeError(
                     f"`{name}` of {factory.__name__} must be hashable, got {type(value).__name__}"
                 ) from None
-        made = dataclasses.replace(factory(*bound.args, **bound.kwargs))
+        found = factory(*bound.args, **bound.kwargs)
+        if not isinstance(found, Described):
+            raise TypeError(
+                f"`{factory.__name__}` must return a Cell or an Initializer, got {found!r}"
+            )
+        made = dataclasses.replace(found)
         description = Description(make, tuple(arguments), tuple(defaults.items()))
         object.__setattr__(made, "description", description)
         return made

@@ -20,7 +20,7 @@ def chunk_length(remat: str | int, length: int) -> int | None:
     if isinstance(remat, int) and not isinstance(remat, bool):
         check_size("remat", remat)
         return remat
-    check_choice("remat", remat, ("none", "sqrt", "chunk"))
+    check_choice("remat", remat, ("none", "chunk", "sqrt"))
     if remat == "none":
         return None
     return REMAT_CHUNK if remat == "chunk" else max(1, math.isqrt(length))
