@@ -158,7 +158,7 @@ def test_torch_files_are_read_without_running_them(tmp_path):
     files.save_file(module.state_dict(), tmp_path / "weights.safetensors")
     same(jl.convert.torch.load(tmp_path / "weights.safetensors")[1], wanted)
     torch.save(module, tmp_path / "pickled.pt")
-    with pytest.raises(ValueError, match=r"must be a file of weights alone .*pickled\.pt"):
+    with pytest.raises(ValueError, match=r"must be a file of weights alone, .*pickled\.pt"):
         jl.convert.torch.load(tmp_path / "pickled.pt")
 
 
@@ -934,3 +934,20 @@ def test_weights_for_a_cell_come_with_that_cell():
     found, loaded = jl.convert.keras.load(jl.convert.keras.dump(cell, params), cell)
     assert found == cell
     same(loaded, params)
+
+
+def test_a_flax_cell_may_be_given_itself_or_within_its_rnn():
+    nnx = pytest.importorskip("flax.nnx")
+    inner = nnx.GRUCell(I, H, rngs=nnx.Rngs(0))
+    wanted = jl.convert.flax.load(nnx.state(inner))
+    whole = nnx.RNN(inner, rngs=nnx.Rngs(1))
+    for given in (inner, whole, nnx.state(whole)):
+        found = jl.convert.flax.load(given)
+        assert found[0] == wanted[0]
+        same(found[1], wanted[1])
+
+
+def test_the_prefix_of_weights_within_a_module_is_told():
+    state = {"lstm.weight_ih_l0": normal(4 * H, I), "lstm.weight_hh_l0": normal(4 * H, H)}
+    with pytest.raises(ValueError, match=r"`prefix` must be one of \['lstm.'\], got ''"):
+        jl.convert.torch.load(state)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,8 +64,12 @@ def read_torch(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes torch raise
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"`weights` must be a file of weights alone ({first})") from None
+        said = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # torch writes in bold
+        first = said.splitlines()[0] if said else type(error).__name__
+        raise ValueError(
+            "`weights` must be a file of weights alone, as `torch.save(module.state_dict(), path)` "
+            f"writes it ({first})"
+        ) from None
     if not isinstance(state, Mapping):
         raise ValueError(f"`weights` must hold a state_dict, got {type(state).__name__}")
     return state

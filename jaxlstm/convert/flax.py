@@ -40,8 +40,8 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
     """A cell and its params out of those of a Flax cell, of nnx or linen.
 
     Args:
-        weights: an nnx cell's `nnx.state(…)`, linen's variables (with or without `"params"`), or
-            any nested mapping of arrays with these names.
+        weights: an nnx cell or its `nnx.state(…)`, linen's variables (with or without `"params"`),
+            those of Flax's `RNN` around a cell, or any nested mapping of arrays with these names.
         cell: the cell that the weights are for; made to fit if None.
         **options: of the cell that is made: `activation`, `recurrent_activation`.
 
@@ -49,7 +49,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         The cell, and params of the type of the weights.
 
     Raises:
-        TypeError: when `weights` is no mapping, such as a cell itself.
+        TypeError: when `weights` is none of these.
         ValueError: when a weight is missing, has another shape, or does not fit the cell.
 
     Examples:
@@ -60,10 +60,15 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         >>> cell, bool((params.kernel == theirs.dense_i.kernel[...]).all())
         (lstm(input_size=3, hidden_size=4), True)
     """
+    if type(weights).__module__.startswith("flax.nnx") and not isinstance(weights, Mapping):
+        from flax import nnx
+
+        weights = nnx.state(weights, nnx.Param)
     check_mapping(weights)
+    for around in ("params", "cell"):
+        if isinstance(weights.get(around), Mapping):
+            weights = weights[around]
     flat = flatten(weights)
-    if any(name.startswith("params.") for name in flat):
-        flat = {name.removeprefix("params."): value for name, value in flat.items()}
     if "dense_i.kernel" in flat:
         return _joint(flat, cell, options)
     if "i.kernel" in flat:

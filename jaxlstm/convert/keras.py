@@ -145,7 +145,10 @@ def arrays_of(part: Part) -> list[np.ndarray]:
 
 def _direction(arrays: list[Any], cell: Cell | None, options: dict[str, Any]) -> Any:
     if len(arrays) not in (2, 3):
-        raise ValueError(f"`weights` must hold 2 or 3 arrays for a direction, got {len(arrays)}")
+        hint = "" if arrays else ": a layer has none before it is built"
+        raise ValueError(
+            f"`weights` must hold 2 or 3 arrays for a direction, got {len(arrays)}{hint}"
+        )
     names = ("kernel", "recurrent_kernel", "bias")
     named: dict[str, Any] = dict(zip(names, arrays, strict=False))
     kernel = to_numpy("kernel", arrays[0])

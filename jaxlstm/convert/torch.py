@@ -78,6 +78,11 @@ def load(
         if nonlinearity is not None:
             check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         state = _state(weights)
+        if f"{prefix}weight_ih_l0" not in state:
+            ends = sorted(name for name in state if str(name).endswith("weight_ih_l0"))
+            others = [name.removesuffix("weight_ih_l0") for name in ends]
+            if others:
+                raise ValueError(f"`prefix` must be one of {others}, got {prefix!r}")
         ways: list[int] = []
         while not ways or f"{prefix}weight_ih_l{len(ways)}" in state:
             ways.append(1 + (f"{prefix}weight_ih_l{len(ways)}_reverse" in state))
