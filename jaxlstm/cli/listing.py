@@ -71,7 +71,7 @@ def _best(folder: Path, aim: runs.Aim | None) -> str:
         metrics = record.get("metrics")
         if record.get("split") in ("train", "gradients", "stop") or not isinstance(metrics, dict):
             continue
-        if aim and record["split"] != aim.split:
+        if aim and record.get("split") != aim.split:
             continue
         # Folders of before the aim was written down: its metric is a guess.
         name = aim.metric if aim else next((n for n in metrics if n != "loss"), "loss")
