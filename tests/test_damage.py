@@ -70,7 +70,7 @@ def one_line(capfd, arguments: list[str]) -> str:
     return err
 
 
-@pytest.mark.parametrize("size", ["116k", "36k"])
+@pytest.mark.parametrize("size", ["128k", "36k"])
 def test_a_full_disk_is_one_line_and_what_was_saved_goes_on(
     size, whole, prepared, tmp_path, capfd, seen
 ):

@@ -96,7 +96,7 @@ def test_a_letter_that_the_text_has_not_is_named(said):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--temperature", "0"], "--temperature: expected float > 0.0, got 0.0"),
+        (["--temperature", "0"], "--temperature: expected float >= 1e-06, got 0.0"),
         (["--characters", "0"], "--characters: expected int >= 1, got 0"),
         (["--prompt", ""], "--prompt: expected"),
         (["--seed", "7"], "--seed: expected one of 0, 1, got 7"),
