@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params, check_choice
+from jaxlstm.convert import files
 from jaxlstm.convert.parts import (
     Part,
     build,
@@ -61,8 +62,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         (lstm(input_size=3, hidden_size=4), True)
     """
     if type(weights).__module__.startswith("flax.nnx") and not isinstance(weights, Mapping):
-        from flax import nnx
-
+        nnx = files.need("flax.nnx", "a cell of Flax")
         weights = nnx.state(weights, nnx.Param)
     check_mapping(weights)
     for around in ("params", "cell"):
