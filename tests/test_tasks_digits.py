@@ -89,6 +89,7 @@ def test_baselines_by_hand(folder, images):
     guess = (np.c_[test.images.reshape(5, 20) / 255, np.ones(5)] @ weights).argmax(axis=1)
     assert task.baselines["linear accuracy"] == np.mean(guess == test.labels)
     best = max(task.baselines.values())
+    assert task.goal.above == pytest.approx(best, rel=2e-6)
     assert not task.goal.met(best)
     assert task.goal.met(best + 1e-3)
 

@@ -187,6 +187,16 @@ def check_last(name: str, x: Array, size: int) -> None:
         raise ValueError(f"`{name}` must have shape [..., {size}], got {list(jnp.shape(x))}")
 
 
+def wide(a: Array) -> Array:
+    """An array in float32 at least: shorter types cannot count, and no decomposition takes them."""
+    return a.astype(wide_type(a.dtype))
+
+
+def wide_type(dtype: Any) -> Any:
+    """The type that `wide` makes of another."""
+    return jnp.dtype("float32") if dtype.itemsize < 4 else dtype
+
+
 def affine(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
     """`x @ kernel + bias` in `dtype`, for any leading batch shape, without rank promotion."""
     product = jnp.matmul(x.astype(dtype), kernel.astype(dtype))

@@ -17,6 +17,7 @@ from jaxlstm.cells.base import (
     described,
     gated_affine,
     serialized,
+    wide,
 )
 from jaxlstm.cells.lstm import GATES, LSTMCarry
 
@@ -123,8 +124,7 @@ def layer_norm_lstm(
 
     def norm(z: Array, scale: Array) -> Array:
         # In float16 the slope of an rsqrt at ε is infinite.
-        wide = z.astype(jnp.float32) if jnp.finfo(z.dtype).bits < 32 else z
-        centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        centred = wide(z) - jnp.mean(wide(z), axis=-1, keepdims=True)
         variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
         unit = (centred * lax.rsqrt(variance + epsilon)).astype(z.dtype)
         return unit * jnp.broadcast_to(scale.astype(z.dtype), z.shape)

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_size
-from jaxlstm.gradients.jacobians import wide
+from jaxlstm.cells.base import Carry, Cell, Params, check_size, wide
 from jaxlstm.gradients.trace import RANGES, step_with_sites
 from jaxlstm.gradients.walk import Walk, walk, where_valid
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_choice
+from jaxlstm.cells.base import Carry, Cell, Params, check_choice, wide, wide_type
 from jaxlstm.gradients.trace import step_with_sites
 from jaxlstm.gradients.walk import walk
 
@@ -159,16 +159,6 @@ def _norm(matrix: Array, norm: str) -> Array:
     if norm == "frobenius":
         return jnp.sqrt(jnp.sum(jnp.square(matrix)))
     return jnp.linalg.svd(matrix, compute_uv=False)[0]
-
-
-def wide(matrix: Array) -> Array:
-    """A matrix in float32 at least, since no decomposition takes a shorter type."""
-    return matrix.astype(wide_type(matrix.dtype))
-
-
-def wide_type(dtype: Any) -> Any:
-    """The type in which a matrix of another type can be decomposed."""
-    return jnp.dtype("float32") if dtype.itemsize < 4 else dtype
 
 
 def state_size(cell: Cell, params: Params, path: Sequence[str] | None) -> tuple[int, Any]:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size
-from jaxlstm.gradients.jacobians import wide, wide_type
+from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, wide, wide_type
 from jaxlstm.gradients.trace import check_steps
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_choice, check_size
-from jaxlstm.gradients.jacobians import state_size, step_jacobians, wide
+from jaxlstm.cells.base import Carry, Cell, Params, check_choice, check_size, wide
+from jaxlstm.gradients.jacobians import state_size, step_jacobians
 from jaxlstm.gradients.theory import SLOPES
 from jaxlstm.gradients.walk import walk
 

@@ -80,9 +80,8 @@ def run(
     axis = options.time_axis
     xs = jnp.moveaxis(inputs, axis, 0)
     length, batch_shape = xs.shape[0], batch_of(cell, xs)
-    initial, first = begin(cell, batch_shape, params, carry, key)
-    initial = _laid_like(initial, xs, len(batch_shape))
-    first = initial if carry is None else first
+    rows = _spec(xs)[1 : 1 + len(batch_shape)]
+    initial, first = begin(cell, batch_shape, params, carry, key, rows)
     given = (xs, params, carry, lengths, mask, resets)
     initial, first = varying_like((initial, first), given)
     laid = Laid(
@@ -112,9 +111,14 @@ def run(
 
 
 def begin(
-    cell: Cell, batch_shape: tuple[int, ...], params: Params, carry: Carry | None, key: Array | None
+    cell: Cell,
+    batch_shape: tuple[int, ...],
+    params: Params,
+    carry: Carry | None,
+    key: Array | None,
+    rows: tuple[Any, ...] = (),
 ) -> tuple[Carry, Carry]:
-    """The initial carry and the one to begin with, of checked parameters."""
+    """The initial carry, its rows laid as those of the inputs, and the one to begin with."""
     wanted = jax.eval_shape(cell.init, jax.random.key(0))
     check_tree("params", params, wanted, whole_numbers=False)
     initial = start(cell, params, batch_shape, key)
@@ -122,6 +126,7 @@ def begin(
         # The carry brings its own noise, or none, whatever the key says.
         other = jax.random.key(0) if key is None else None
         initial = start(cell, params, batch_shape, other)
+    initial = _laid(initial, batch_shape, rows)
     return initial, initial if carry is None else check_carry(carry, initial)
 
 
@@ -131,16 +136,15 @@ def _spec(a: Array) -> tuple[Any, ...]:
     return tuple(typed.sharding.spec)
 
 
-def _laid_like(carry: Carry, xs: Array, batch: int) -> Carry:
-    """The carry, its rows on the devices where those of the inputs are, if their types say it."""
-    rows = _spec(xs)[1 : 1 + batch]
+def _laid(carry: Carry, batch_shape: tuple[int, ...], rows: tuple[Any, ...]) -> Carry:
+    """The carry, its rows on these axes of a mesh, if there are any."""
     if not any(rows):
         return carry
 
     def lay(a: Array) -> Array:
-        if a.shape[:batch] != xs.shape[1 : 1 + batch]:
+        if a.shape[: len(batch_shape)] != batch_shape:
             return a
-        return jax.sharding.reshard(a, PartitionSpec(*rows, *[None] * (a.ndim - batch)))
+        return jax.sharding.reshard(a, PartitionSpec(*rows, *[None] * (a.ndim - len(rows))))
 
     return jax.tree.map(lay, carry)
 

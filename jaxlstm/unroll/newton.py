@@ -94,9 +94,9 @@ def solve(
     def stepped(states: Array) -> Array:
         return problem.steps(states, params, xs, initial, first, flags)[0]
 
-    def apart(states: Array, rest: Array) -> Array:
+    def apart(states: Array, found: Array) -> Array:
         """By how much each step is off, in units of the tolerance."""
-        size = jnp.max(jnp.abs(rest), axis=-1, initial=0)
+        size = jnp.max(jnp.abs(found - states), axis=-1, initial=0)
         scale = jnp.maximum(1, jnp.max(jnp.abs(states), axis=-1, initial=0))
         return size / (tolerance * scale)
 
@@ -115,7 +115,7 @@ def solve(
         instead = jnp.where(jnp.isfinite(found), found, 0)
         states = jnp.where(jnp.isfinite(moved_to), moved_to, instead)
         found = stepped(states)
-        now = apart(states, found - states)
+        now = apart(states, found)
         worse = ~(worst(now) <= worst(off))
         more = jnp.clip(2 * damping, LEAST_DAMPING, 1)
         less = jnp.where(damping > LEAST_DAMPING, damping / 2, 0)
@@ -125,7 +125,7 @@ def solve(
 
     states = jnp.broadcast_to(entry, (length, *entry.shape))
     found = stepped(states)
-    off = apart(states, found - states)
+    off = apart(states, found)
     damping = jnp.zeros_like(states, shape=states.shape[1:-1])
     moved = jnp.zeros_like(states, shape=off.shape, dtype=jnp.int32)
     state = (jnp.zeros((), jnp.int32), (states, found), off, damping, moved)
