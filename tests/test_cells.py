@@ -70,6 +70,7 @@ def test_values_and_all_gradients_equal_numpy(kind):
         ("relu", lambda z: np.maximum(z, 0)),
         ("identity", lambda z: z),
         ("sigmoid", reference.sigmoid),
+        (jax.nn.silu, lambda z: z * reference.sigmoid(z)),
     ],
 )
 def test_activations_are_what_they_are_called(name, phi):
@@ -90,6 +91,8 @@ def test_activations_are_what_they_are_called(name, phi):
     new, output = lstm.step(params, carry, x)
     close(new.cell, memory)
     close(output, sigma(o) * phi(memory))
+    assert lstm == jl.lstm(input_size=I, hidden_size=H, activation=name)
+    assert f"activation={getattr(name, '__name__', repr(name))}" in repr(lstm) or name == "tanh"
 
 
 @pytest.mark.usefixtures("x64")

@@ -638,6 +638,9 @@ def lacking(name):
     return {key: value for key, value in STATE.items() if key != name}
 
 
+SILU = jl.lstm(input_size=I, hidden_size=H, activation=jax.nn.silu)
+
+
 def dumped(module, cell):
     return lambda: module.dump(cell, params_of(cell, "float32"))
 
@@ -721,6 +724,10 @@ REFUSED = {
     "relu to torch": (
         dumped(CONVERT.torch, sized(activation="relu")),
         "`activation='relu'` of lstm cannot be expressed by torch",
+    ),
+    "a function to a Keras model": (
+        lambda: CONVERT.keras_model.write("no.keras", SILU, params_of(SILU, "float32")),
+        "`activation=silu` of lstm cannot be expressed by a Keras model",
     ),
     "reset before to torch": (
         dumped(CONVERT.torch, jl.gru(input_size=I, hidden_size=H, reset_after=False)),

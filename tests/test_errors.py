@@ -77,12 +77,12 @@ MISTAKES = {
     "unknown activation": (
         lambda: jl.rnn(input_size=3, hidden_size=4, activation="tan"),
         ValueError,
-        "`activation` must be one of ['tanh', 'sigmoid', 'relu', 'identity'], got 'tan'",
+        "`activation` must be one of ['tanh', 'sigmoid', 'relu', 'identity'] or a fu...",
     ),
-    "activation as function": (
-        lambda: lstm(recurrent_activation=jnp.tanh),
+    "activation as number": (
+        lambda: lstm(recurrent_activation=1),
         ValueError,
-        "`recurrent_activation` must be one of ['tanh', 'sigmoid', 'relu', 'identity'], got <...",
+        "`recurrent_activation` must be one of ['tanh', 'sigmoid', 'relu', 'identity'] or a fu...",
     ),
     "bias as word": (lambda: lstm(use_bias="no"), TypeError, "`use_bias` must be a bool, got 'no'"),
     "forget bias as word": (

@@ -323,5 +323,5 @@ def test_tasks_take_the_goal_of_the_config_before_their_own():
 
 def test_a_stop_rule_is_checked_before_anything_runs():
     made = experiment(train=train(stop=config.Streak(metric="nope", below=1.0)))
-    with pytest.raises(UserError, match=r"train.stop.metric: expected one of .*, got 'nope'"):
+    with pytest.raises(UserError, match=r"^train.stop.metric: expected one of .*, got 'nope'"):
         training.prepare(made)

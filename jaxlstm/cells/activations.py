@@ -1,4 +1,4 @@
-"""Activation functions by name, so that a cell that uses one stays printable and hashable."""
+"""Activation functions by name, which can be saved as plain data, or as they are."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.cells.base import check_choice
+Activation = str | Callable[[Array], Array]
+"""The name of an activation, or a function of one's own: a cell is equal to another by it."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
@@ -16,7 +17,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def activation(name: str, argument: str) -> Callable[[Array], Array]:
-    """Look an activation up by name; `argument` is what the error calls it."""
-    check_choice(argument, name, ACTIVATIONS)
-    return ACTIVATIONS[name]
+def function_of(given: Activation, argument: str) -> Callable[[Array], Array]:
+    """Look an activation up by name, or take it as it is; errors call it by `argument`."""
+    if isinstance(given, str) and given in ACTIVATIONS:
+        return ACTIVATIONS[given]
+    if not callable(given):
+        raise ValueError(
+            f"`{argument}` must be one of {list(ACTIVATIONS)} or a function, got {given!r}"
+        )
+    return given

@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.activations import activation as by_name
+from jaxlstm.cells.activations import Activation, function_of
 from jaxlstm.cells.base import Cell, check_choice, check_size, described, serialized
 from jaxlstm.cells.lstm import GATES, LSTMCarry
 
@@ -41,8 +41,8 @@ def conv_lstm(
     padding: str = "same",
     dilation_rate: int | Sequence[int] = 1,
     peepholes: bool = False,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
+    activation: Activation = "tanh",
+    recurrent_activation: Activation = "sigmoid",
     use_bias: bool = True,
     forget_bias: float = 1.0,
     kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
@@ -73,8 +73,8 @@ def conv_lstm(
         dilation_rate: how far apart the input's places of a window are, 1 for neighbours; that of
             the state is never dilated.
         peepholes: whether the gates see the memory, each position by weights of its own.
-        activation: φ, by name.
-        recurrent_activation: σ, by name.
+        activation: φ, by name or a function.
+        recurrent_activation: σ, likewise.
         use_bias: whether there is a bias b.
         forget_bias: where the bias of the forget gate starts.
         kernel_init: initialiser of W [*kernel_size, C, 4F].
@@ -114,8 +114,8 @@ def conv_lstm(
     stride = _per_dimension("strides", strides, dims)
     dilation = _per_dimension("dilation_rate", dilation_rate, dims)
     check_choice("padding", padding, ("same", "valid"))
-    phi = by_name(activation, "activation")
-    sigma = by_name(recurrent_activation, "recurrent_activation")
+    phi = function_of(activation, "activation")
+    sigma = function_of(recurrent_activation, "recurrent_activation")
     draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
     *space_in, channels = input_shape
     space = tuple(

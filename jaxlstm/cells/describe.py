@@ -43,7 +43,7 @@ class Description:
             if name.startswith("*"):
                 shown.extend(repr(item) for item in value)
             elif name not in default or default[name] != value:
-                shown.append(f"{name}={value!r}")
+                shown.append(f"{name}={written(value)}")
         return f"{self.factory}({', '.join(shown)})"
 
 
@@ -145,6 +145,12 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
         return made
 
     return make
+
+
+def written(value: Any) -> str:
+    """A value as it is written; a function by its name."""
+    named = callable(value) and not isinstance(value, Described)
+    return getattr(value, "__name__", repr(value)) if named else repr(value)
 
 
 def _canonical(name: str, value: Any, annotation: Any = None) -> Any:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.activations import activation as by_name
+from jaxlstm.cells.activations import Activation, function_of
 from jaxlstm.cells.base import (
     Cell,
     Split,
@@ -56,8 +56,8 @@ def gru(
     input_size: int,
     hidden_size: int,
     reset_after: bool = True,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
+    activation: Activation = "tanh",
+    recurrent_activation: Activation = "sigmoid",
     use_bias: bool = True,
     kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
     recurrent_init: Callable[..., Array] = initializers.orthogonal(),
@@ -79,8 +79,8 @@ def gru(
         input_size: I, the number of features of an input.
         hidden_size: H, the number of units.
         reset_after: which of the two; with it there is a second bias b'.
-        activation: φ, by name.
-        recurrent_activation: σ, by name.
+        activation: φ, by name or a function.
+        recurrent_activation: σ, likewise.
         use_bias: whether there are biases.
         kernel_init: initialiser of W [I, 3H].
         recurrent_init: initialiser of each gate's block [H, H] of U.
@@ -103,8 +103,8 @@ def gru(
     """
     check_size("input_size", input_size)
     check_size("hidden_size", hidden_size)
-    phi = by_name(activation, "activation")
-    sigma = by_name(recurrent_activation, "recurrent_activation")
+    phi = function_of(activation, "activation")
+    sigma = function_of(recurrent_activation, "recurrent_activation")
     gates = len(GRU_GATES)
     init, initial_carry = _parts(
         input_size, hidden_size, gates, use_bias, reset_after,
@@ -172,8 +172,8 @@ def mgu(
     *,
     input_size: int,
     hidden_size: int,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
+    activation: Activation = "tanh",
+    recurrent_activation: Activation = "sigmoid",
     use_bias: bool = True,
     kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
     recurrent_init: Callable[..., Array] = initializers.orthogonal(),
@@ -192,8 +192,8 @@ def mgu(
     Args:
         input_size: I, the number of features of an input.
         hidden_size: H, the number of units.
-        activation: φ, by name.
-        recurrent_activation: σ, by name.
+        activation: φ, by name or a function.
+        recurrent_activation: σ, likewise.
         use_bias: whether there is a bias.
         kernel_init: initialiser of W [I, 2H], the blocks f and n.
         recurrent_init: initialiser of each block [H, H] of U.
@@ -216,8 +216,8 @@ def mgu(
     """
     check_size("input_size", input_size)
     check_size("hidden_size", hidden_size)
-    phi = by_name(activation, "activation")
-    sigma = by_name(recurrent_activation, "recurrent_activation")
+    phi = function_of(activation, "activation")
+    sigma = function_of(recurrent_activation, "recurrent_activation")
     init, initial_carry = _parts(
         input_size, hidden_size, 2, use_bias, False,
         kernel_init, recurrent_init, bias_init, param_dtype, dtype,

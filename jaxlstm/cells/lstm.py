@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.activations import activation as by_name
+from jaxlstm.cells.activations import Activation, function_of
 from jaxlstm.cells.base import (
     Cell,
     Split,
@@ -82,9 +82,9 @@ def lstm(
     *,
     input_size: int,
     hidden_size: int,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
-    output_activation: str | None = None,
+    activation: Activation = "tanh",
+    recurrent_activation: Activation = "sigmoid",
+    output_activation: Activation | None = None,
     use_bias: bool = True,
     forget_bias: float = 1.0,
     input_gate: bool = True,
@@ -123,9 +123,9 @@ def lstm(
     Args:
         input_size: I, the number of features of an input.
         hidden_size: H, the number of units.
-        activation: φ, by name: "tanh", "relu", "identity" or "sigmoid".
-        recurrent_activation: σ, by name.
-        output_activation: ψ, by name; φ if None.
+        activation: φ: "tanh", "relu", "identity", "sigmoid" or a function of an array.
+        recurrent_activation: σ, likewise.
+        output_activation: ψ, likewise; φ if None.
         use_bias: whether there is a bias b.
         forget_bias: where the bias of the forget gate starts. The default of 1 keeps f near 0.73,
             so that the error reaches back from the first update on; with 0 it halves at every step
@@ -183,9 +183,9 @@ def lstm(
         raise ValueError(
             "`coupled` needs `input_gate` and `forget_gate`, got False for one of them"
         )
-    phi = by_name(activation, "activation")
-    sigma = by_name(recurrent_activation, "recurrent_activation")
-    psi = by_name(output_activation or activation, "output_activation")
+    phi = function_of(activation, "activation")
+    sigma = function_of(recurrent_activation, "recurrent_activation")
+    psi = function_of(output_activation or activation, "output_activation")
     draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
     present = {
         "i": input_gate and not coupled,

@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.activations import activation as by_name
+from jaxlstm.cells.activations import Activation, function_of
 from jaxlstm.cells.base import (
     Cell,
     Split,
@@ -53,7 +53,7 @@ def rnn(
     *,
     input_size: int,
     hidden_size: int,
-    activation: str = "tanh",
+    activation: Activation = "tanh",
     use_bias: bool = True,
     recurrent_bias: bool = False,
     kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
@@ -70,7 +70,7 @@ def rnn(
     Args:
         input_size: I, the number of features of an input.
         hidden_size: H, the number of units.
-        activation: φ: "tanh", "relu", "identity" or "sigmoid".
+        activation: φ: "tanh", "relu", "identity", "sigmoid" or a function of an array.
         use_bias: whether there is a bias b.
         recurrent_bias: whether there is a second bias, added to h_{t−1} U. It does nothing that b
             does not: it keeps weights that come from elsewhere as they are.
@@ -98,7 +98,7 @@ def rnn(
     """
     check_size("input_size", input_size)
     check_size("hidden_size", hidden_size)
-    phi = by_name(activation, "activation")
+    phi = function_of(activation, "activation")
 
     def init(key: Array) -> RNNParams | RNNVariantParams:
         k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
@@ -146,7 +146,7 @@ def indrnn(
     *,
     input_size: int,
     hidden_size: int,
-    activation: str = "relu",
+    activation: Activation = "relu",
     use_bias: bool = True,
     kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
     recurrent_init: Callable[..., Array] = initializers.uniform(limit=1.0),
@@ -163,7 +163,7 @@ def indrnn(
     Args:
         input_size: I, the number of features of an input.
         hidden_size: H, the number of units.
-        activation: φ, by name.
+        activation: φ, by name or a function.
         use_bias: whether there is a bias b.
         kernel_init: initialiser of W [I, H].
         recurrent_init: initialiser of u [H].
@@ -186,7 +186,7 @@ def indrnn(
     """
     check_size("input_size", input_size)
     check_size("hidden_size", hidden_size)
-    phi = by_name(activation, "activation")
+    phi = function_of(activation, "activation")
 
     def init(key: Array) -> RNNParams:
         k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)

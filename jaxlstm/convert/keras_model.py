@@ -46,7 +46,11 @@ def write(
         ModuleNotFoundError: without the package h5py.
     """
     h5py = files.need("h5py", "a file of Keras")
-    allowed = {kind: options for kind, options in ALLOWED.items() if kind in CLASSES}
+    # Arrays may be of any activation; a model must name it.
+    allowed = {
+        kind: {name: choices or tuple(NAMES) for name, choices in ALLOWED[kind].items()}
+        for kind in CLASSES
+    }
     layers = take_apart(cell, params, "a Keras model", allowed)
     configs, arrays, seen = [], {}, {}
 

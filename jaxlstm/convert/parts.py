@@ -14,6 +14,7 @@ import numpy as np
 from jaxlstm.cells import Cell, bidirectional, conv_lstm, stack
 from jaxlstm.cells.base import Params, check_cell
 from jaxlstm.cells.combine import Bidirectional
+from jaxlstm.cells.describe import written
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.convert.options import (
     FACTORIES,
@@ -293,7 +294,7 @@ def _part(cell: Cell, params: Any, neighbour: str, allowed: Allowed) -> Part:
     if kind not in allowed:
         raise ValueError(f"`cell` {cell!r} cannot be expressed by {neighbour}")
     for name, value in strangers(cell, choices_of(kind, allowed)):
-        raise ValueError(f"`{name}={value!r}` of {kind} cannot be expressed by {neighbour}")
+        raise ValueError(f"`{name}={written(value)}` of {kind} cannot be expressed by {neighbour}")
     weights = {
         name: None if leaf is None else np.asarray(leaf)
         for name, leaf in zip(params._fields, params, strict=True)

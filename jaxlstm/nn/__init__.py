@@ -10,7 +10,7 @@ numbers, which come with the call.
 try:
     import flax.nnx  # noqa: F401
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError('`jaxlstm.nn` needs flax: pip install "jaxlstm[flax]"') from error
+    raise ModuleNotFoundError("`jaxlstm.nn` needs flax: pip install flax") from error
 
 from jaxlstm.nn.conv import ConvLSTM1D as ConvLSTM1D
 from jaxlstm.nn.conv import ConvLSTM2D as ConvLSTM2D

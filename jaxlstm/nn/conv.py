@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Unpack
 from flax import nnx
 
 from jaxlstm.cells import conv_lstm
+from jaxlstm.cells.activations import Activation
 from jaxlstm.nn.keras import Initializer, dropped, forget_initializer, named
 from jaxlstm.nn.rnn import RNN, Options
 
@@ -24,8 +25,8 @@ class _ConvLSTM(RNN):
         strides: int | Sequence[int] = 1,
         padding: str = "valid",
         dilation_rate: int | Sequence[int] = 1,
-        activation: str = "tanh",
-        recurrent_activation: str = "sigmoid",
+        activation: Activation = "tanh",
+        recurrent_activation: Activation = "sigmoid",
         use_bias: bool = True,
         unit_forget_bias: bool = True,
         peepholes: bool = False,
@@ -95,8 +96,9 @@ class ConvLSTM2D(_ConvLSTM):
         strides: of the convolution of the input.
         padding: "valid" or "same", of the convolution of the input; the state is padded "same".
         dilation_rate: of the convolution of the input.
-        activation: of the candidate and the output: "tanh", "relu", "identity" or "sigmoid".
-        recurrent_activation: of the gates.
+        activation: of the candidate and the output: "tanh", "relu", "identity", "sigmoid" or a
+            function.
+        recurrent_activation: of the gates, likewise.
         use_bias: whether there is a bias.
         unit_forget_bias: start the forget gate's bias at one.
         peepholes: whether the gates see the memory (Shi 2015); Keras has none.

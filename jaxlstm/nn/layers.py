@@ -5,6 +5,7 @@ from typing import Any, Unpack
 from flax import nnx
 
 from jaxlstm.cells import gru, lstm, rnn
+from jaxlstm.cells.activations import Activation
 from jaxlstm.cells.base import check_size
 from jaxlstm.nn.keras import Initializer, dropped, forget_initializer, named
 from jaxlstm.nn.rnn import RNN, Options
@@ -16,8 +17,9 @@ class LSTM(RNN):
     Args:
         in_features: I, the number of features of an input.
         units: H, the number of units.
-        activation: of the candidate and the output: "tanh", "relu", "identity" or "sigmoid".
-        recurrent_activation: of the gates.
+        activation: of the candidate and the output: "tanh", "relu", "identity", "sigmoid" or a
+            function.
+        recurrent_activation: of the gates, likewise.
         use_bias: whether there is a bias.
         unit_forget_bias: start the forget gate's bias at one, whatever `bias_initializer` draws.
         kernel_initializer: of `kernel` [I, 4H]: a name, or a function `(key, shape, dtype)` such as
@@ -59,8 +61,8 @@ class LSTM(RNN):
         in_features: int,
         units: int,
         *,
-        activation: str = "tanh",
-        recurrent_activation: str = "sigmoid",
+        activation: Activation = "tanh",
+        recurrent_activation: Activation = "sigmoid",
         use_bias: bool = True,
         unit_forget_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
@@ -104,7 +106,7 @@ class SimpleRNN(RNN):
     Args:
         in_features: I, the number of features of an input.
         units: H, the number of units.
-        activation: φ: "tanh", "relu", "identity" or "sigmoid".
+        activation: φ: "tanh", "relu", "identity", "sigmoid" or a function.
         use_bias: whether there is a bias.
         kernel_initializer: of `kernel` [I, H], a name or a function, as for `LSTM`.
         recurrent_initializer: of `recurrent_kernel` [H, H].
@@ -134,7 +136,7 @@ class SimpleRNN(RNN):
         in_features: int,
         units: int,
         *,
-        activation: str = "tanh",
+        activation: Activation = "tanh",
         use_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         recurrent_initializer: Initializer = "orthogonal",
@@ -175,8 +177,9 @@ class GRU(RNN):
     Args:
         in_features: I, the number of features of an input.
         units: H, the number of units.
-        activation: of the candidate: "tanh", "relu", "identity" or "sigmoid".
-        recurrent_activation: of the gates.
+        activation: of the candidate: "tanh", "relu", "identity", "sigmoid" or a
+            function.
+        recurrent_activation: of the gates, likewise.
         use_bias: whether there are biases.
         reset_after: whether the reset gate acts after the product with the recurrent kernel, with a
             second bias, or before it.
@@ -208,8 +211,8 @@ class GRU(RNN):
         in_features: int,
         units: int,
         *,
-        activation: str = "tanh",
-        recurrent_activation: str = "sigmoid",
+        activation: Activation = "tanh",
+        recurrent_activation: Activation = "sigmoid",
         use_bias: bool = True,
         reset_after: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",

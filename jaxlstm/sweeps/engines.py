@@ -84,7 +84,7 @@ def cluster(address: str, folder: Path) -> Iterator[Engine]:
         import distributed
     except ImportError:
         raise UserError(
-            "--scheduler: expected the package `distributed`: pip install 'jaxlstm[cluster]'"
+            "--scheduler: expected the package `distributed`: pip install distributed"
         ) from None
     try:
         client = distributed.Client(address, timeout=PATIENCE)

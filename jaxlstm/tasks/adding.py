@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.tasks.base import Batch, Goal, Task, at_least_float32, fixed_key
+from jaxlstm.cells.base import wide
+from jaxlstm.tasks.base import Batch, Goal, Task, fixed_key
 
 if TYPE_CHECKING:
     from jaxlstm.config import Adding
@@ -122,7 +123,7 @@ def draw_1997(key: Array, batch_size: int, length: int) -> Batch:
 
 def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Mean squared error of `[B, 1]` outputs, in float32 at least; the metric is `mse`."""
-    outputs = at_least_float32(outputs)
+    outputs = wide(outputs)
     mse = jnp.mean(jnp.square(outputs - batch.targets.astype(outputs.dtype)))
     return mse, {"mse": mse}
 
@@ -131,7 +132,7 @@ def loss_1997(
     outputs: Array, batch: Batch, *, linear: bool = False
 ) -> tuple[Array, dict[str, Array]]:
     """Half the squared error of a logistic or linear unit, from `[B, 1]` z, and errors of 1997."""
-    answers = at_least_float32(outputs) if linear else jax.nn.sigmoid(at_least_float32(outputs))
+    answers = wide(outputs) if linear else jax.nn.sigmoid(wide(outputs))
     off = jnp.abs(answers - batch.targets.astype(answers.dtype))
     mse = jnp.mean(jnp.square(off))
     return mse / 2, {

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm.cells.base import wide
+
 
 class Batch(NamedTuple):
     """Sequences of one length, and what a model should make of them.
@@ -129,17 +131,6 @@ def fixed_key(seed: int) -> Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def at_least_float32(outputs: Array) -> Array:
-    """Widen what a model computed in half precision, so that a mean over a batch is exact enough.
-
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> at_least_float32(jnp.ones(2, jnp.bfloat16)).dtype, at_least_float32(jnp.ones(2)).dtype
-        (dtype('float32'), dtype('float32'))
-    """
-    return outputs.astype(jnp.float32) if jnp.finfo(outputs.dtype).bits < 32 else outputs
-
-
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Negative log-likelihood of each label in nats, `logsumexp(z) − z[label]`.
 
@@ -155,7 +146,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
         >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))  # ln 4
         Array([1.3862944], dtype=float32)
     """
-    logits = at_least_float32(logits)
+    logits = wide(logits)
     # A dense select: the gradient of an indexed read is a scatter, twice as slow on a CPU.
     hit = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.bool_)
     return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(hit, logits, 0), axis=-1)

@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.tasks.base import Batch, Goal, Task, at_least_float32, correct, cross_entropy
+from jaxlstm.cells.base import wide
+from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
 
 if TYPE_CHECKING:
     from jaxlstm.config import Counting
@@ -92,7 +93,7 @@ def strings(counts: Array, longest: int) -> Batch:
 
 def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Mean cross-entropy over each string's steps, and how far the network counts."""
-    outputs, lengths = at_least_float32(outputs), batch.lengths
+    outputs, lengths = wide(outputs), batch.lengths
     if lengths is None:
         raise ValueError("`batch` must have lengths, got None")
     steps, ends = jnp.arange(outputs.shape[1], dtype=jnp.int32)[None], lengths[:, None]

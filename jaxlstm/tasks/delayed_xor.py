@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.tasks.base import Batch, Goal, Task, at_least_float32, fixed_key
+from jaxlstm.cells.base import wide
+from jaxlstm.tasks.base import Batch, Goal, Task, fixed_key
 
 if TYPE_CHECKING:
     from jaxlstm.config import DelayedXOR
@@ -56,7 +57,7 @@ def build(config: "DelayedXOR") -> Task:
         return draw(key, batch_size, length, delay)
 
     def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        logits = at_least_float32(outputs)[:, 2 * delay :, 0]
+        logits = wide(outputs)[:, 2 * delay :, 0]
         ones = batch.targets[:, 2 * delay :] == 1
         nats = jnp.mean(jax.nn.softplus(jnp.where(ones, -logits, logits)))
         right = jnp.where(ones, logits > 0, logits < 0)

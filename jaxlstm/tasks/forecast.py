@@ -44,9 +44,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm.cells.base import wide
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import autoregression, sources, tables
-from jaxlstm.tasks.base import Batch, Goal, Task, at_least_float32
+from jaxlstm.tasks.base import Batch, Goal, Task
 
 if TYPE_CHECKING:
     from jaxlstm.config import Forecast
@@ -293,7 +294,7 @@ def _evaluation(
 
 def _loss(horizons: tuple[int, ...], unit: np.ndarray, variance: np.ndarray) -> Any:
     def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        outputs = at_least_float32(outputs)
+        outputs = wide(outputs)
         wanted, weight = jnp.moveaxis(batch.targets.astype(outputs.dtype), -1, 0)
         error = outputs - wanted
         scale, share = (jnp.asarray(a, error.dtype) for a in (unit, unit * (unit / variance)))

@@ -32,8 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm.cells.base import wide
 from jaxlstm.tasks import digits
-from jaxlstm.tasks.base import Batch, Goal, Task, at_least_float32, fixed_key
+from jaxlstm.tasks.base import Batch, Goal, Task, fixed_key
 
 if TYPE_CHECKING:
     from jaxlstm.config import MovingDigits
@@ -126,7 +127,7 @@ def ways(start: Array, velocity: Array, frames: int, room: int) -> Array:
 
 def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy in nats per frame of `[B, T, canvas²]` logits, and the metric `mse`."""
-    outputs = at_least_float32(outputs)
+    outputs = wide(outputs)
     wanted = batch.targets.astype(outputs.dtype)
     nats = jnp.mean(jnp.sum(jax.nn.softplus(outputs) - wanted * outputs, axis=-1))
     mse = jnp.mean(jnp.square(jax.nn.sigmoid(outputs) - wanted))

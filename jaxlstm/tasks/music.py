@@ -35,9 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxlstm.cells.base import wide
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import chorales, matlab
-from jaxlstm.tasks.base import Batch, Goal, Task, at_least_float32
+from jaxlstm.tasks.base import Batch, Goal, Task
 
 if TYPE_CHECKING:
     from jaxlstm.config import Music
@@ -102,7 +103,7 @@ def build(config: "Music") -> Task:
 
 def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Nats per valid frame of `[B, T, 88]` logits; `nats_per_frame` and `wrong_keys`."""
-    outputs = at_least_float32(outputs)
+    outputs = wide(outputs)
     count, steps = outputs.shape[:2]
     lengths = jnp.full(count, steps) if batch.lengths is None else batch.lengths
     valid = jnp.arange(steps, dtype=lengths.dtype)[None] < lengths[:, None]

@@ -36,7 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxlstm.tasks.base import Batch, Goal, Task, at_least_float32
+from jaxlstm.cells.base import wide
+from jaxlstm.tasks.base import Batch, Goal, Task
 
 if TYPE_CHECKING:
     from jaxlstm.config import Reber
@@ -158,7 +159,7 @@ def loss(
     outputs: Array, batch: Batch, aim: str = "next", over_steps: str = "sum"
 ) -> tuple[Array, dict[str, Array]]:
     """Half the squared error of logistic units, from `[B, T, 7]` before σ; the metrics above."""
-    logits, lengths = at_least_float32(outputs), batch.lengths
+    logits, lengths = wide(outputs), batch.lengths
     if lengths is None:
         raise ValueError("`batch` must have lengths, got None")
     units = jnp.arange(len(SYMBOLS), dtype=jnp.int32)

@@ -35,11 +35,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxlstm.cells.base import wide
 from jaxlstm.tasks.base import (
     Batch,
     Goal,
     Task,
-    at_least_float32,
     correct,
     cross_entropy,
     fixed_key,
@@ -161,7 +161,7 @@ def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
 
 def squared_loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
     """Half the squared error of logistic units, from `[B, O]` before σ, with the errors of 1997."""
-    active = jax.nn.sigmoid(at_least_float32(outputs))
+    active = jax.nn.sigmoid(wide(outputs))
     targets = jax.nn.one_hot(batch.targets, active.shape[-1], dtype=active.dtype)
     off = jnp.abs(active - targets)
     squares = jnp.mean(jnp.sum(jnp.square(off), axis=-1))

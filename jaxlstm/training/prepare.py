@@ -103,6 +103,8 @@ def prepare(experiment: config.Experiment, task: tasks.Task | None = None) -> Tr
     if experiment.penalty is not None or train.stop is not None:
         try:
             jax.eval_shape(update.init, jax.random.key(0), task.data)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"penalty: {error}") from None
     prompt = None
