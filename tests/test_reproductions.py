@@ -145,10 +145,25 @@ def test_statistics_are_what_they_are_called(tmp_path, statistic, expected):
 
 @pytest.mark.parametrize(("statistic", "expected"), [("difference", 2.0), ("ratio", 2.0)])
 def test_comparisons_are_of_means(tmp_path, statistic, expected):
-    score = judged(tmp_path, [3.0, 5.0], [1.0, 3.0], statistic=statistic)
+    ours, others = [3.0, 5.0, 4.0, 4.0, 4.0], [1.0, 3.0, 2.0, 2.0, 2.0]
+    score = judged(tmp_path, ours, others, statistic=statistic)
     assert score.mean == expected
     assert score.low <= expected <= score.high
-    assert score.values == [3.0, 5.0, 1.0, 3.0]
+    assert score.values == [*ours, *others]
+
+
+def test_a_few_seeds_have_the_interval_of_student_or_of_welch_or_none(tmp_path):
+    ours, others = [3.0, 5.0, 4.5, 7.0], [1.0, 1.5, 3.0]
+    score = judged(tmp_path / "1", ours)
+    expected = stats.t.interval(0.95, 3, np.mean(ours), stats.sem(ours))
+    np.testing.assert_allclose([score.low, score.high], expected)
+    score = judged(tmp_path / "2", ours, others, statistic="difference")
+    expected = stats.ttest_ind(ours, others, equal_var=False).confidence_interval(0.95)
+    np.testing.assert_allclose([score.low, score.high], expected)
+    for k, given in enumerate([{"statistic": "ratio"}, {"statistic": "median"}]):
+        compared = others if given["statistic"] == "ratio" else ()
+        score = judged(tmp_path / f"3{k}", ours, compared, low=0.1, rule="interval", **given)
+        assert (score.low, score.high, score.verdict) == (None, None, "missed")
 
 
 # values 1 to 9: mean 5, interval about 3.4 to 6.6

@@ -12,6 +12,8 @@ from jaxlstm import config, runs
 from jaxlstm.errors import UserError
 
 RESAMPLES = 9999
+FEW = 5
+"""Seeds from which on a bootstrap is worth its name."""
 Interval = tuple[float, float]
 
 
@@ -20,7 +22,10 @@ def judge(check: config.Check, folders: Mapping[str, Path]) -> runs.Score:
 
     Intervals are of 95 %: Wilson's for counts (Wilson 1927), Newcombe's for a difference of shares
     (Newcombe 1998), bootstrap for the rest (Efron 1987, bias-corrected and accelerated; percentiles
-    for the median and for comparisons), with fixed random numbers.
+    for the median and for comparisons), with fixed random numbers. Fewer than five seeds are too
+    few to draw from: means have Student's interval there, a difference of means Welch's (Welch
+    1947), and other statistics none. A band that asks for an interval is missed where there is
+    none.
 
     Args:
         check: the check.
@@ -121,6 +126,8 @@ def _measure(
         case "share difference":
             return _newcombe(_counted(check, values), _counted(check, others))
         case "difference":
+            if min(len(values), len(others)) < FEW:
+                return _students(values, others)
             return _bootstrapped(lambda a, b: np.mean(a, -1) - np.mean(b, -1), values, others)
         case "ratio":
             return _bootstrapped(lambda a, b: np.mean(a, -1) / np.mean(b, -1), values, others)
@@ -131,6 +138,8 @@ def _measure(
         case "median":
             return _bootstrapped(lambda a: np.median(a, -1), values)
         case "mean":
+            if len(values) < FEW:
+                return _students(values)
             return _bootstrapped(lambda a: np.mean(a, -1), values, method="BCa")
 
 
@@ -159,11 +168,30 @@ def _newcombe(ours: np.ndarray, others: np.ndarray) -> tuple[float, Interval]:
     return p - q, (p - q - below, p - q + above)
 
 
+def _students(
+    values: np.ndarray, others: np.ndarray | None = None
+) -> tuple[float, Interval | None]:
+    """A mean or a difference of two, and the interval by Student's distribution."""
+    samples = [values] if others is None else [values, others]
+    value = float(values.mean() - (0 if others is None else others.mean()))
+    if not math.isfinite(value) or any(len(sample) < 2 for sample in samples):
+        return value, None
+    squares = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
+    total = math.fsum(squares)
+    if total == 0:
+        return value, (value, value)
+    # Welch's degrees of freedom; of one sample they are those of Student.
+    each = zip(squares, samples, strict=True)
+    freedom = total**2 / math.fsum(square**2 / (len(sample) - 1) for square, sample in each)
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
+    return value, (value - half, value + half)
+
+
 def _bootstrapped(
     statistic: Callable[..., Any], *samples: np.ndarray, method: str = "percentile"
 ) -> tuple[float, Interval | None]:
     value = float(statistic(*samples))
-    if not math.isfinite(value) or any(len(sample) < 2 for sample in samples):
+    if not math.isfinite(value) or any(len(sample) < FEW for sample in samples):
         return value, None
     if all(np.ptp(sample) == 0 for sample in samples):
         return value, (value, value)
@@ -185,7 +213,7 @@ def _holds(
     low: float | None,
     high: float | None,
 ) -> bool:
-    if not math.isfinite(value):
+    if not math.isfinite(value) or (check.rule != "value" and span is None):
         return False
     bottom, top = (value, value) if check.rule == "value" or span is None else span
     if check.rule == "overlap":
