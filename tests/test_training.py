@@ -283,3 +283,40 @@ def test_a_short_training_learns_to_add(tmp_path):
     # Without memory nothing beats 1/6; solved is .01.
     assert manifest.summary[0].verdict == "met"
     assert max(manifest.summary[0].values) < 0.01
+
+
+def test_a_finished_run_goes_on_with_more_steps_as_one_that_had_them_from_the_beginning(
+    whole, tmp_path
+):
+    """Its end at 19 falls between all that is due; what it wrote down there stays."""
+    folder = tmp_path / "run"
+    assert go(folder, train=train(steps=19)).state == "finished"
+    more = [("train.steps", "24")]
+    assert training.resume(folder, quiet=True, overrides=more).state == "finished"
+    assert same_bits(states(folder, experiment()).states, states(whole, experiment()).states)
+    assert [r for r in records(folder) if r["step"] != 19] == records(whole)
+    assert runs.read_manifest(folder).summary == runs.read_manifest(whole).summary
+    assert config.load(folder / "config.toml") == experiment()
+    before = runs.read_manifest(folder)
+    assert training.resume(folder, quiet=True, overrides=more) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "said"),
+    [
+        ({}, "23", "train.steps: expected at least 24 of this run, got 23"),
+        (
+            {"optimizer": config.Adam(learning_rate=1e-2, schedule=config.Cosine())},
+            "30",
+            "train.steps: expected 24 of this run, whose learning rate falls until there, got 30",
+        ),
+    ],
+)
+def test_steps_that_would_change_what_is_done_are_refused(tmp_path, changes, steps, said):
+    folder = tmp_path / "run"
+    made = training.prepare(experiment(**changes))
+    training.loop._create(folder, made, made.states(), config.Mesh())
+    with pytest.raises(UserError) as caught:
+        training.resume(folder, quiet=True, overrides=[("train.steps", steps)])
+    assert str(caught.value) == said
+    assert config.load(folder / "config.toml") == experiment(**changes)

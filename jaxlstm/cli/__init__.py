@@ -137,11 +137,12 @@ def _read(
 
 def _run(command: Run, overrides: Overrides, line: str) -> int:
     if command.resume:
-        others = [name for name, _ in overrides if not name.startswith("train.mesh")]
+        names = [name for name, _ in overrides if name != "train.steps"]
+        others = [name for name in names if not name.startswith("train.mesh")]
         if command.configs or others or command.seeds or command.out or command.tensorboard:
             raise UserError(
                 "--resume: expected run folders alone, a run goes on with its own config, "
-                "--train.mesh excepted"
+                "--train.mesh and --train.steps excepted"
             )
         for folder in command.resume:
             runs.read_manifest(folder)

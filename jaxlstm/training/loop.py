@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import msgspec
 import numpy as np
 
 from jaxlstm import config, locks, runs, storage
@@ -92,33 +93,37 @@ def resume(
     """Go on with a run from its latest checkpoint, as if it had never stopped.
 
     Records after the checkpoint are dropped and written again. A run that has finished is left as
-    it is. It may go on with other devices, and in more or fewer processes, all of which must be
-    able to read the folder; its numbers then change in their rounding.
+    it is, unless it is to go on with more steps: its states are then those of a run that had so
+    many from the beginning. It may go on with other devices, and in more or fewer processes, all of
+    which must be able to read the folder; its numbers then change in their rounding.
 
     Args:
         folder: the run.
         quiet: show no progress.
         debug_nans: where numbers stop being finite, find the operation that made the first.
-        overrides: keys of the config, as in `config.load`, that this sitting has otherwise; the
-            folder keeps its own. Those of `train.mesh` change nothing that is learnt.
+        overrides: keys of the config, as in `config.load`, that this sitting has otherwise: those
+            of `train.mesh`, which change nothing that is learnt, and `train.steps`, which may grow
+            and which the folder keeps.
 
     Returns:
         The manifest at the end.
 
     Raises:
         UserError: when the folder is no training, another process works in it, its checkpoints
-            cannot be read, or one of several processes ends.
+            cannot be read, one of several processes ends, or the steps cannot be others.
     """
     folder = Path(folder)
     manifest = runs.read_manifest(folder)
     experiment = config.load(folder / "config.toml", overrides)
-    if not isinstance(experiment, config.Experiment):
+    begun = config.load(folder / "config.toml")
+    if not isinstance(experiment, config.Experiment) or not isinstance(begun, config.Experiment):
         raise UserError(f"--resume: expected the run folder of a training, got '{folder}'")
-    if processes.any_of(manifest.state == "finished"):
+    longer = _longer(begun, experiment)
+    if processes.any_of(manifest.state == "finished" and not longer):
         return manifest
     quiet = quiet or not processes.lead()
     with stop_wish() as wish, processes.folder_of(folder) as own, locks.alone(own):
-        if processes.any_of(runs.read_manifest(folder).state == "finished"):
+        if processes.any_of(runs.read_manifest(folder).state == "finished" and not longer):
             return runs.read_manifest(folder)
         training = prepare(experiment)
         symbols = runs.read_symbols(folder)
@@ -135,6 +140,13 @@ def resume(
         shape = mesh.resolve(experiment.train.mesh, len(states))
         if processes.lead():
             records.take_back(folder, step)
+            if longer:  # in this order: killed in between, it is a run that has not finished
+                runs.update_manifest(folder, state="interrupted")
+                steps = experiment.train.steps
+                kept = msgspec.structs.replace(
+                    begun, train=msgspec.structs.replace(begun.train, steps=steps)
+                )
+                storage.replace(folder / "config.toml", config.dumps(kept).encode())
             runs.update_manifest(
                 folder,
                 format_version=runs.FORMAT_VERSION,
@@ -145,6 +157,19 @@ def resume(
         else:
             _create(own, training, states, shape)
         return Sitting(training, own, states, shape, step, seconds, quiet, debug_nans).run(wish)
+
+
+def _longer(begun: config.Experiment, experiment: config.Experiment) -> bool:
+    """Whether a run is to go on with more steps than it began with."""
+    steps, before = experiment.train.steps, begun.train.steps
+    if steps < before:
+        raise UserError(f"train.steps: expected at least {before} of this run, got {steps}")
+    if steps > before and isinstance(begun.optimizer.schedule, config.Cosine):
+        raise UserError(
+            f"train.steps: expected {before} of this run, whose learning rate falls until there, "
+            f"got {steps}"
+        )
+    return steps > before
 
 
 def _latest(folder: Path, training: Training, quiet: bool) -> tuple[list[TrainState], int, float]:
