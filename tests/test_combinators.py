@@ -261,3 +261,16 @@ def test_combinators_of_combinators_are_described():
     assert jl.from_dict(jl.to_dict(cell)) == cell
     out = jl.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((B, T, 3)), key=jax.random.key(1))
     assert out.outputs.shape == (B, T, 6)
+
+
+def test_a_carry_brings_the_keys_of_another_generator():
+    cell = jl.dropout(jl.lstm(input_size=2, hidden_size=3), rate=0.5)
+    params, inputs = cell.init(jax.random.key(0)), jnp.ones((4, 6, 2))
+    key = jax.random.key(1, impl="rbg")
+    whole = jl.unroll(cell, params, inputs, key=key)
+    head = jl.unroll(cell, params, inputs[:, :3], key=key)
+    tail = jl.unroll(cell, params, inputs[:, 3:], carry=head.carry)
+    found = jnp.concatenate([head.outputs, tail.outputs], axis=1)
+    np.testing.assert_array_equal(found, whole.outputs)
+    with pytest.raises(TypeError, match=r"`carry.*` must be key<fry>, got float32"):
+        jl.unroll(cell, params, inputs, carry=head.carry._replace(noise=jnp.float32(1)))

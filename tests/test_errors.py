@@ -106,9 +106,9 @@ MISTAKES = {
         "`recurrent_init` must be a function (key, shape, dtype), got 'orthogonal'",
     ),
     "argument that cannot be hashed": (
-        lambda: lstm(cell_clip={}),
+        lambda: lstm(output_activation={}),
         TypeError,
-        "`cell_clip` of lstm must be hashable, got dict",
+        "`output_activation` of lstm must be hashable, got dict",
     ),
     "step of the wrong width": (
         lambda: LSTM.step(params(), jl.LSTMCarry(ZEROS, ZEROS), np.zeros((2, 8), "float32")),
@@ -162,6 +162,11 @@ MISTAKES = {
         ValueError,
         f"`cell` must give one array, as no `merge` 'none' does, got {PAIR}",
     ),
+    "zoneout of what has units": (
+        lambda: jl.zoneout(jl.slstm(input_size=2, hidden_size=3)),
+        ValueError,
+        "`cell` must have a carry without units for zoneout, got slstm(...",
+    ),
     "zoneout of what adds its input": (
         lambda: jl.zoneout(SUM),
         ValueError,
@@ -190,7 +195,17 @@ MISTAKES = {
     "negative epsilon": (
         lambda: jl.layer_norm_lstm(input_size=3, hidden_size=4, epsilon=-1.0),
         ValueError,
-        "`epsilon` must not be negative, got -1.0",
+        "`epsilon` must be positive, got -1.0",
+    ),
+    "clip as word": (
+        lambda: lstm(cell_clip="1"),
+        TypeError,
+        "`cell_clip` must be a number, got '1'",
+    ),
+    "no output activation": (
+        lambda: lstm(output_activation=""),
+        ValueError,
+        "`output_activation` must be one of ...",
     ),
     # Initialisers.
     "scale as word": (
@@ -208,6 +223,11 @@ MISTAKES = {
         lambda: INIT.chrono(t_max=99.5),
         TypeError,
         "`t_max` must be an int, got 99.5",
+    ),
+    "chrono of no gates": (
+        lambda: INIT.chrono(t_max=9)(jax.random.key(0), (7,)),
+        ValueError,
+        "`chrono` draws the bias [4H] of an LSTM, got [7]",
     ),
     "identity bias": (
         lambda: lstm(bias_init=INIT.identity()).init(jax.random.key(0)),
@@ -229,6 +249,11 @@ MISTAKES = {
         lambda: jl.to_dict("lstm"),
         TypeError,
         "`cell` must be a Cell or an Initializer, got str",
+    ),
+    "a description without arguments": (
+        lambda: jl.from_dict({"factory": "lstm", "arguments": 3}),
+        ValueError,
+        "`data` must hold 'factory' and 'arguments', got {'factory': 'lstm', 'arguments': 3}",
     ),
     "describing a cell without description": (
         lambda: jl.to_dict(jl.Cell(LSTM.init, LSTM.initial_carry, LSTM.step)),

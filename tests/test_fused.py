@@ -318,3 +318,23 @@ def test_what_has_no_parts_is_refused(cell, options, line):
     params = cell.init(jax.random.key(0))
     with pytest.raises(ValueError, match=line):
         jl.unroll(cell, params, jnp.ones((2, 5, 3)), backend="fused", **options)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        jl.residual(jl.lstmp(input_size=2, hidden_size=3, projection_size=2)),
+        jl.residual(jl.stack(*[jl.lstm(input_size=2, hidden_size=2)] * 2)),
+    ],
+    ids=["projection", "stack"],
+)
+def test_what_is_residual_is_fused_within(cell):
+    params = random_params(cell, dtype=float)
+    inputs = jax.random.normal(jax.random.key(1), (2, 9, 2)).at[1, 5:].set(jnp.nan)
+
+    def loss(params, backend):
+        out = jl.unroll(cell, params, inputs, lengths=jnp.array([9, 5]), backend=backend)
+        return jnp.sum(out.outputs**2)
+
+    fused, scan = (jax.value_and_grad(loss)(params, name) for name in ("fused", "scan"))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), fused, scan)

@@ -273,3 +273,58 @@ def test_a_chaotic_network_is_solved_however_far_its_iterations_go_astray(gain):
     solved = jl.newton(cell, params, inputs)
     assert solved.residual.max() < 1e-6
     assert 100 < solved.iterations.max() < 300
+
+
+def hardly_a_number(cell, kind):
+    """A batch whose first row has a step that gives no number, and one that begins anew later."""
+    params = random_params(cell, dtype=float)
+    inputs = jax.random.normal(jax.random.key(2), (2, 12, *cell.input_shape))
+    inputs = inputs.at[0, 3].set(jnp.nan if kind == "NaN" else 1e38)
+    return params, inputs, jnp.zeros((2, 12), bool).at[:, 8].set(True)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    ("cell", "backend"),
+    [
+        (jl.gru(input_size=2, hidden_size=3), "newton"),
+        (jl.gru(input_size=2, hidden_size=3), "quasi-newton"),
+        (jl.min_gru(input_size=2, hidden_size=3), "associative"),
+    ],
+    ids=["newton", "quasi-newton", "associative"],
+)
+def test_what_is_no_number_is_none_until_the_carry_begins_anew(cell, backend, reverse):
+    params, inputs, resets = hardly_a_number(cell, "NaN")
+    given = {"resets": resets, "reverse": reverse, "return_carries": True}
+    wanted = jl.unroll(cell, params, inputs, backend="scan", **given)
+    found = jl.unroll(cell, params, inputs, backend=backend, **given)
+    assert np.isnan(wanted.outputs[0]).any()
+    assert not np.isnan(wanted.outputs[1]).any()
+    close(found, wanted)
+
+
+def test_a_network_that_overflows_looks_like_one():
+    cell = jl.rnn(
+        input_size=1,
+        hidden_size=2,
+        activation="relu",
+        recurrent_init=jl.initializers.identity(scale=1e10),
+    )
+    params = jax.tree.map(jnp.abs, cell.init(jax.random.key(0)))
+    found = jl.unroll(cell, params, jnp.ones((12, 1)), backend="newton").outputs
+    wanted = jl.unroll(cell, params, jnp.ones((12, 1)), backend="scan").outputs
+    finite = np.isfinite(wanted).all(-1)
+    assert not finite.all()
+    close(found[finite], wanted[finite])
+    assert not np.isfinite(found[~finite]).any()
+
+
+@pytest.mark.parametrize("backend", ["newton", "associative"])
+def test_a_carry_that_is_no_number_reaches_nothing_behind_a_reset(backend):
+    cell = jl.min_gru(input_size=2, hidden_size=3)
+    params, inputs, resets = hardly_a_number(cell, "none")
+    inputs = jnp.clip(inputs, -2, 2)
+    carry = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), cell.initial_carry(params, (2,)))
+    found = jl.unroll(cell, params, inputs, carry=carry, resets=resets, backend=backend)
+    assert np.isnan(found.outputs[:, :8]).all()
+    close(found.outputs[:, 8:], jl.unroll(cell, params, inputs[:, 8:]).outputs)

@@ -146,6 +146,9 @@ def test_resets_and_no_steps_pass_through():
     x = inputs(B, T)
     carry = jl.LSTMCarry(jnp.ones((B, H)), 2 * jnp.ones((B, H)))
     close(layer(x, initial_state=carry), layer(x, initial_state=list(carry)), 0)
+    close(layer(x, initial_state=carry), layer(x, initial_state=carry._asdict()), 0)
+    with pytest.raises(ValueError, match=r"`initial_state` must be LSTMCarry\(.*, got {'a': "):
+        layer(x, initial_state=dict(zip("ab", carry, strict=True)))
     resets = np.zeros((B, T), bool)
     resets[:, 3] = True
     close(layer(x, resets=resets), layer(x[:, 3:]))

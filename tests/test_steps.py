@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_table import CELLS, random_carry, random_inputs, random_params
+from jax.flatten_util import ravel_pytree
 from reference import sigmoid
 from scipy import ndimage
 
@@ -333,6 +334,30 @@ def test_an_slstm_reads_its_first_input_however_little_its_gate_opens(dtype, bia
     assert run(params)[0, 0] == pytest.approx(np.tanh(1.0) / 2, rel=1e-3)
     gradient = jax.grad(lambda p: run(p).sum())(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("cell", [CELLS["slstm"], CELLS["mlstm"]], ids=["slstm", "mlstm"])
+def test_an_empty_memory_has_the_derivatives_of_its_values(cell):
+    """The first input is nothing: the memory stays empty, and still each number counts."""
+    params, inputs = random_params(cell), random_inputs(cell, 4).at[0].set(0)
+    params = jax.tree.map(lambda a: jnp.zeros_like(a) if a.ndim == 1 else a, params)
+    carry = cell.initial_carry(params)
+    where, unravel = ravel_pytree((params, carry))
+
+    def loss(where):
+        params, carry = unravel(where)
+        return jnp.sum(jl.unroll(cell, params, inputs, carry=carry).outputs ** 2)
+
+    steps = 1e-6 * jnp.eye(len(where))
+    measured = jax.vmap(lambda step: (loss(where + step) - loss(where - step)) / 2e-6)(steps)
+    np.testing.assert_allclose(jax.grad(loss)(where), measured, rtol=1e-5, atol=1e-8)
+
+
+def test_every_carry_can_be_donated():
+    for cell in CELLS.values():
+        carry = cell.initial_carry(random_params(cell), (2,))
+        step = jax.jit(cell.step, donate_argnums=1)
+        step(random_params(cell), carry, random_inputs(cell, 2))
 
 
 def test_an_mlstm_with_wide_gates_is_that_of_float64():

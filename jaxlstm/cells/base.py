@@ -161,7 +161,7 @@ def split_key(key: Array | None, count: int) -> list[Array | None]:
 
 def check_size(name: str, value: Any) -> None:
     """Refuse a size that is not a positive int, naming the argument."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"`{name}` must be an int, got {value!r}")
     if value < 1:
         raise ValueError(f"`{name}` must be positive, got {value}")

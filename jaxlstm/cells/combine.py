@@ -135,26 +135,13 @@ def residual(cell: Cell) -> Cell:
         inner = unroll(cell, params, x, **options)
         return x.astype(inner.outputs.dtype) + inner.outputs, inner.carry, inner.carries
 
-    split, inner = None, cell.split
-    if inner is not None and inner.after is None:
-
-        def inputs(params: Params, x: Array) -> dict[str, Array]:
-            return {**inner.inputs(params, x), "residual": x}
-
-        def merge(extra: Any, carry: Carry, net: dict[str, Array]) -> tuple[Carry, Array]:
-            carry, output = inner.merge(extra, carry, net)
-            return carry, net["residual"].astype(output.dtype) + output
-
-        split = inner._replace(inputs=inputs, merge=merge)
-
     return Cell(
         cell.init,
         cell.initial_carry,
         step,
         cell.input_shape,
         stochastic=cell.stochastic,
-        split=split,
-        run=run if cell.whole else None,
+        run=run,
         whole=cell.whole,
     )
 

@@ -164,7 +164,8 @@ def _canonical(name: str, value: Any, annotation: Any = None) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if annotation in (bool, "bool") and not isinstance(value, bool):
         raise TypeError(f"`{name}` must be a bool, got {value!r}")
-    if annotation in (float, "float") and not number:
+    optional = annotation in (float | None, "float | None") and value is not None
+    if (annotation in (float, "float") or optional) and not number:
         raise TypeError(f"`{name}` must be a number, got {value!r}")
     if name.endswith("_init") and value is not None and not callable(value):
         raise TypeError(f"`{name}` must be a function (key, shape, dtype), got {value!r}")
@@ -228,12 +229,13 @@ def rebuild(data: Mapping[str, Any], factories: Mapping[str, Callable[..., Any]]
             return rebuild(value, factories)
         return tuple(build(item) for item in value) if isinstance(value, list) else value
 
-    if not isinstance(data, Mapping) or not {"factory", "arguments"} <= set(data):
+    given = data if isinstance(data, Mapping) else {}
+    name, arguments = given.get("factory"), given.get("arguments")
+    if not isinstance(name, str) or not isinstance(arguments, Mapping):
         raise ValueError(f"`data` must hold 'factory' and 'arguments', got {data!r}")
-    name = data["factory"]
     if name not in factories:
         raise ValueError(f"`factory` must be one of {sorted(factories)}, got {name!r}")
-    return called(factories[name], {k: build(value) for k, value in data["arguments"].items()})
+    return called(factories[name], {k: build(value) for k, value in arguments.items()})
 
 
 def called(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -228,6 +228,8 @@ def chrono(*, t_max: int) -> Initializer:
         raise ValueError(f"`t_max` must be at least 3, got {t_max}")
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        if len(shape) != 1 or shape[0] % 4:
+            raise ValueError(f"`chrono` draws the bias [4H] of an LSTM, got {list(shape)}")
         forget = jnp.log(jax.random.uniform(key, (shape[0] // 4,), dtype, 1.0, t_max - 1.0))
         zeros = jnp.zeros_like(forget)
         return jnp.concatenate([-forget, forget, zeros, zeros])

@@ -99,8 +99,8 @@ def layer_norm_lstm(
     check_size("hidden_size", hidden_size)
     if hidden_size < 2:
         raise ValueError(f"`hidden_size` must be at least 2, got {hidden_size}")
-    if not epsilon >= 0:
-        raise ValueError(f"`epsilon` must not be negative, got {epsilon}")
+    if not epsilon > 0:  # the first h is zero, and so is its variance
+        raise ValueError(f"`epsilon` must be positive, got {epsilon}")
     draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
     width = len(GATES) * hidden_size
 

@@ -185,7 +185,9 @@ def lstm(
         )
     phi = function_of(activation, "activation")
     sigma = function_of(recurrent_activation, "recurrent_activation")
-    psi = function_of(output_activation or activation, "output_activation")
+    psi = function_of(
+        activation if output_activation is None else output_activation, "output_activation"
+    )
     draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
     present = {
         "i": input_gate and not coupled,

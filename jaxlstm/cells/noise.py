@@ -144,8 +144,8 @@ def zoneout(cell: Cell, *, hidden_rate: float = 0.05, cell_rate: float = 0.5) ->
 
     Raises:
         TypeError: when `cell` is no `Cell`.
-        ValueError: when a rate is out of range, the carry has no `hidden`, or the output is another
-            array.
+        ValueError: when a rate is out of range, the carry has no `hidden`, the output is another
+            array, or parts of the carry are in units of a `stabilizer`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -159,6 +159,8 @@ def zoneout(cell: Cell, *, hidden_rate: float = 0.05, cell_rate: float = 0.5) ->
     carry = jax.eval_shape(lambda key: cell.initial_carry(cell.init(key)), jax.random.key(0))
     if not hasattr(carry, "hidden"):
         raise ValueError(f"`cell` must have `hidden` in its carry for zoneout, got {cell!r}")
+    if hasattr(carry, "stabilizer"):
+        raise ValueError(f"`cell` must have a carry without units for zoneout, got {cell!r}")
     if not _shows_hidden(cell):
         raise ValueError(f"`cell` must give out its `hidden` for zoneout, got {cell!r}")
 

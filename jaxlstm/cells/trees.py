@@ -52,7 +52,9 @@ def check_tree(name: str, given: Any, wanted: Any, *, whole_numbers: bool = True
         shape, dtype = jnp.shape(have), jax.dtypes.result_type(have)
         if shape != want.shape:
             raise ValueError(f"`{leaf}` must have shape {list(want.shape)}, got {list(shape)}")
-        fits = dtype == want.dtype or jnp.can_cast(dtype, want.dtype, "same_kind")
+        keys = [jnp.issubdtype(one, jax.dtypes.prng_key) for one in (dtype, want.dtype)]
+        # Keys of any kind: a carry may bring those of another generator.
+        fits = all(keys) if any(keys) else jnp.can_cast(dtype, want.dtype, "same_kind")
         whole = jnp.issubdtype(want.dtype, jnp.inexact) and not jnp.issubdtype(dtype, jnp.inexact)
         if not fits or (whole and not whole_numbers):
             raise TypeError(f"`{leaf}` must be {want.dtype}, got {dtype}")

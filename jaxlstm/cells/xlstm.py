@@ -71,6 +71,17 @@ class MLSTMCarry(NamedTuple):
     stabilizer: Array
 
 
+def _gates(log_forget: Array, i: Array, m: Array, empty: Array) -> tuple[Array, Array, Array]:
+    """The gates i' and f' in units of the next stabiliser, and that.
+
+    Where the memory is empty nothing bounds f', which only derivatives see: it is kept finite.
+    """
+    kept = log_forget + m
+    top = jnp.where(empty, i, jnp.maximum(kept, i))
+    finite = jnp.log(jnp.finfo(i.dtype).max) / 2
+    return jnp.exp(i - top), jnp.exp(jnp.minimum(kept - top, finite)), top
+
+
 def _log_forget(name: str) -> Callable[[Array], Array]:
     choices = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda z: z}
     check_choice("forget_activation", name, choices)
@@ -147,8 +158,9 @@ def slstm(
 
     def initial_carry(params: LSTMParams, batch_shape: tuple[int, ...] = ()) -> SLSTMCarry:
         shape, param = (*batch_shape, hidden_size), params.kernel.dtype
-        zeros = jnp.zeros(shape, cell_dtype or param)
-        return SLSTMCarry(jnp.zeros(shape, dtype or param), zeros, zeros, zeros)
+        # An array of its own for each, so that all can be donated.
+        memory = [jnp.zeros(shape, cell_dtype or param) for _ in range(3)]
+        return SLSTMCarry(jnp.zeros(shape, dtype or param), *memory)
 
     def gated_step(
         params: LSTMParams, carry: SLSTMCarry, x: Array, hidden: Any
@@ -158,10 +170,9 @@ def slstm(
         z = z + gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
         i, g = i.astype(memory), named(jnp.tanh(g), "g").astype(memory)
-        empty = carry.normalizer == 0
-        kept = jnp.where(empty, i, log_forget(f.astype(memory)) + carry.stabilizer)
-        top = jnp.maximum(kept, i)
-        opened, kept = named(jnp.exp(i - top), "i"), named(jnp.exp(kept - top), "f")
+        forget, empty = log_forget(f.astype(memory)), carry.normalizer == 0
+        opened, kept, top = _gates(forget, i, carry.stabilizer, empty)
+        opened, kept = named(opened, "i"), named(kept, "f")
         cell = kept * carry.cell + opened * g
         normalizer = kept * carry.normalizer + opened
         new = named(jax.nn.sigmoid(o), "o") * (cell / normalizer).astype(compute)
@@ -195,8 +206,8 @@ def mlstm(
         C_t = f' C_{t−1} + i' v kᵀ,   n_t = f' n_{t−1} + i' k
         h_t = o ⊙ C_t q / max(|n_t · q|, exp(−m_t))
 
-    It does not look at h_{t−1}. Beck et al. (2024), "xLSTM: extended long short-term memory",
-    equations 19–27.
+    Where the memory is still empty, C_{t−1} = n_{t−1} = 0, the stabiliser is z_i. The cell does not
+    look at h_{t−1}. Beck et al. (2024), "xLSTM: extended long short-term memory", equations 19–27.
 
     Args:
         input_size: I, the number of features of an input.
@@ -259,10 +270,8 @@ def mlstm(
         gates = affine(x, params.gate_kernel, params.gate_bias, compute).astype(memory)
         i, f = jnp.split(gates, 2, axis=-1)
         empty = ~(jnp.any(carry.cell != 0, axis=(-2, -1)) | jnp.any(carry.normalizer != 0, axis=-1))
-        kept = jnp.where(empty, i, log_forget(f) + carry.stabilizer)
-        top = jnp.maximum(kept, i)
-        opened = named(jnp.exp(i - top), "i")[..., None]
-        kept = named(jnp.exp(kept - top), "f")[..., None]
+        opened, kept, top = _gates(log_forget(f), i, carry.stabilizer, empty)
+        opened, kept = named(opened, "i")[..., None], named(kept, "f")[..., None]
         written = opened[..., None] * v[..., :, None] * k[..., None, :]
         cell = kept[..., None] * carry.cell + written
         normalizer = kept * carry.normalizer + opened * k

@@ -51,7 +51,7 @@ def named(
         draw[f"{short}_init"] = init
     if not metadata:
         return draw, options
-    return draw, {**options, "metadata": {**metadata, **options.get("metadata", {})}}
+    return draw, {**options, "metadata": {**metadata, **(options.get("metadata") or {})}}
 
 
 def initializer(value: Initializer, argument: str) -> Callable[..., Any]:

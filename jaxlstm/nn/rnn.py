@@ -177,7 +177,8 @@ class RNN(nnx.Module):
             lengths: `[*batch]` int, the number of valid steps of each sequence.
             resets: `[*batch, T]` bool, true where a new sequence begins.
             initial_state: the carry to begin with, or its arrays in a list, as `return_state` gives
-                them; if None, the carried state of a stateful layer, or else zeros.
+                them, or by name in a dict; if None, the carried state of a stateful layer, or else
+                zeros.
             key: randomness for cells that drop out. Without `key` and `rngs` nothing is dropped.
             rngs: draws the key, from its stream `dropout`.
 
@@ -269,8 +270,11 @@ class RNN(nnx.Module):
                     f"`inputs` must have the batch shape of the state that is carried, "
                     f"{layout(state)}, got {list(batch_shape)}: call `reset_state` first"
                 )
+        # By name: JAX takes the parts of a dict in the order of its keys.
+        if isinstance(state, Mapping) and set(state) == set(getattr(plain, "_fields", ())):
+            state = plain._replace(**state)
         leaves, structure = jax.tree.leaves(state), jax.tree.structure(plain)
-        if len(leaves) != structure.num_leaves:
+        if len(leaves) != structure.num_leaves or isinstance(state, Mapping):
             raise ValueError(f"`initial_state` must be {layout(plain)}, got {layout(state)}")
         carry = jax.tree.unflatten(structure, leaves)
         check_tree("initial_state", carry, plain)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jaxlstm.cells.base import output_shape
 from jaxlstm.cells.combine import MERGES
 from jaxlstm.nn.rnn import RNN, check_rngs, count_states, fresh
 
@@ -36,7 +37,8 @@ class Bidirectional(nnx.Module):
     Raises:
         TypeError: when a layer is no `RNN`, or `rngs` is missing.
         ValueError: when the two layers do not go opposite ways, return different things, or differ
-            in `time_major` or `stateful`, or the merge is unknown.
+            in `time_major`, `stateful` or their inputs, or the merge is unknown or needs outputs of
+            equal shape.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
@@ -72,6 +74,18 @@ class Bidirectional(nnx.Module):
         ):
             if (given := getattr(backward_layer, name)) != wanted:
                 raise ValueError(f"`backward_layer` must have `{name}={wanted}`, got {given}")
+        if layer.cell.input_shape != backward_layer.cell.input_shape:
+            raise ValueError(
+                f"`backward_layer` must take inputs of shape {layer.cell.input_shape}, got "
+                f"{backward_layer.cell.input_shape}"
+            )
+        if merge_mode not in ("concat", None) and None not in layer.cell.input_shape:
+            shapes = output_shape(layer.cell), output_shape(backward_layer.cell)
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"`merge_mode` {merge_mode!r} needs outputs of equal shape, got {shapes[0]} "
+                    f"and {shapes[1]}"
+                )
         self.forward_layer = layer
         self.backward_layer = backward_layer
         self.merge_mode = merge_mode

@@ -9,9 +9,11 @@ The contract for sequences, the same for every cell:
 - The carry returned is the one after the last valid step in the direction of travel, or the initial
   one if a reset came since; where no step is valid, or T = 0, it is the initial carry.
 - `resets[t]` says that a new sequence begins with step t: the carry is put back to the initial one
-  before it. In reverse it is put back after step t has been done, so that several sequences packed
-  into one row equal the sequences run apart, in both directions. Only an output that is held is
-  held across it: it shows what the last valid step of the row gave.
+  before it. In reverse it is put back after step t has been done, before the one that is next, so
+  that several sequences packed into one row equal the sequences run apart, in both directions. At
+  the last step of a travel in reverse none is next: the carry returned is still that of the
+  sequence that begins there. Only an output that is held is held across a reset: it shows what the
+  last valid step of the row gave.
 - The noise of a stochastic cell is neither held nor put back.
 - `reverse` travels from the last step to the first and leaves outputs and carries in the order of
   the inputs.
@@ -26,6 +28,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_choice, check_size, serialized
@@ -37,6 +40,7 @@ from jaxlstm.unroll.checks import (
     check_key,
     check_leaves,
     check_lengths,
+    check_open,
     chunk_length,
 )
 from jaxlstm.unroll.devices import spread as spread
@@ -110,18 +114,19 @@ def unroll(
             10,000 steps is 1/21 (`experiments/memory`).
         unroll: how many steps the compiled loop does in one turn, as in `jax.lax.scan`.
         key: randomness for cells that drop out; without a key nothing is dropped.
-        backend: "scan"; "fused", whose values are those of "scan" bit for bit and whose derivatives
-            are made of products over 10 to 100 steps at once, from the carries alone, which takes
-            1/4.8 of the memory and .5 to 1 of the time of "scan" for a gradient
-            (`experiments/memory`, `experiments/speed`; `lstm` and `lstmp` without full gate
-            recurrence, `gru` that resets after the product, `rnn`, and these in `stack`,
-            `residual` and `bidirectional`); "associative", which runs a cell
-            that is linear in its state (`min_gru`, `min_lstm`) in O(log T) turns of a parallel
-            scan; "cudnn", NVIDIA's kernels for a plain float32 `lstm` and layers of it, which take
-            `lengths`, `reverse` and an initial carry, and have first derivatives in reverse mode
-            alone; "newton" and "quasi-newton", which solve for all steps at once, within 8 units in
-            the last place, with full and with diagonal Jacobians (see `newton`); or "auto": for the
-            cells named, without `remat`, "fused", which here keeps W x + U h + b of every step too
+        backend: "scan"; "fused", whose values are those of "scan", to the last bit where products
+            are of some size and rows are not alone, and whose derivatives are made of products over
+            10 to 100 steps at once, from the carries alone, which takes 1/4.8 of the memory and .5
+            to 1 of the time of "scan" for a gradient (`experiments/memory`, `experiments/speed`;
+            `lstm` and `lstmp` without full gate recurrence, `gru` that resets after the product,
+            `rnn`, and these in `stack`, `residual` and `bidirectional`); "associative", which runs
+            a cell that is linear in its state (`min_gru`, `min_lstm`) in O(log T) turns of a
+            parallel scan; "cudnn", NVIDIA's kernels for a plain float32 `lstm` and layers of it,
+            which take `lengths`, `reverse` and an initial carry, and have first derivatives in
+            reverse mode alone; "newton" and "quasi-newton", which solve for all steps at once,
+            within 8 units in the last place, with full and with diagonal Jacobians, and give NaN
+            from a step on that gives no number (see `newton`); or "auto": for the cells named,
+            without `remat`, "fused", which here keeps W x + U h + b of every step too
             where that is faster than to compute it again (on a device up to 16 MB, or 256 MB from
             256 inputs and units on); "scan" for all others.
 
@@ -160,6 +165,8 @@ def unroll(
     if not isinstance(backend, Newton):
         check_choice("backend", backend, BACKENDS)
     check_size("unroll", unroll)
+    if unroll > 1:
+        check_open("unroll", unroll, length)
     if truncate is not None:
         check_size("truncate", truncate)
     chunk = chunk_length(remat, length)
@@ -171,10 +178,9 @@ def unroll(
     check_leaves("carry", carry)
     if cell.run is not None:
         jax.eval_shape(functools.partial(begin, cell, batch_shape), params, carry, key)
-        if cell.whole:
-            axis = 0 if time_major else len(batch_shape)
-            hold = masked_outputs == "hold"
-            inputs = without_invalid(inputs, lengths, mask, axis, hold=hold, reverse=bool(reverse))
+        axis = 0 if time_major else len(batch_shape)
+        hold = masked_outputs == "hold"
+        inputs = without_invalid(inputs, lengths, mask, axis, hold=hold, reverse=bool(reverse))
         whole = functools.partial(
             _unroll,
             lengths=lengths,
@@ -301,8 +307,10 @@ def newton(
     """
     check_cell("cell", cell)
     check_choice("jacobian", jacobian, JACOBIANS)
-    if tolerance is not None and not (isinstance(tolerance, float) and tolerance > 0):
-        raise ValueError(f"`tolerance` must be a positive float, got {tolerance!r}")
+    if tolerance is not None:
+        if not isinstance(tolerance, int | float | np.floating) or not tolerance > 0:
+            raise ValueError(f"`tolerance` must be a positive float, got {tolerance!r}")
+        tolerance = float(tolerance)
     if max_iterations is not None:
         check_size("max_iterations", max_iterations)
     if cell.run is not None:

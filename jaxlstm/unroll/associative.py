@@ -33,25 +33,31 @@ def associative_steps(
     if valid is not None:
         decay = choose(valid, decay, jnp.ones_like(decay))
         written = choose(valid, written, jnp.zeros_like(written))
+    entry = jnp.broadcast_to(first, decay.shape)
     if laid.reset is not None:
         initial = jnp.broadcast_to(jax.tree.leaves(laid.initial)[0], decay.shape)
         written = choose(laid.reset, decay * initial + written, written)
         decay = choose(laid.reset, jnp.zeros_like(decay), decay)
+        begun = lax.cummax(laid.reset.astype(jnp.int8), reverse=options.reverse) > 0
+        entry = choose(begun, jnp.zeros_like(entry), entry)
 
-    decay, written = prefixes(decay, written, reverse=options.reverse)
-    states = decay * jnp.broadcast_to(first, decay.shape) + written
+    decay, written = prefixes(decay, written, laid.reset, reverse=options.reverse)
+    states = decay * entry + written
     outputs = states if valid is None else choose(valid, states, jnp.zeros_like(states))
     last = first if not xs.shape[0] else states[0 if options.reverse else -1]
     wrap = jax.tree.structure(laid.first).unflatten
     return outputs, wrap([last]), wrap([states]) if options.return_carries else None
 
 
-def prefixes(factors: Array, terms: Array, *, reverse: bool = False) -> tuple[Array, Array]:
+def prefixes(
+    factors: Array, terms: Array, reset: Array | None = None, *, reverse: bool = False
+) -> tuple[Array, Array]:
     """Compose all steps s ↦ a s + b up to each, in O(log T) turns.
 
     Args:
         factors: a, [T, …, D] for a ⊙ s, or [T, …, D, D] for matrices.
         terms: b, [T, …, D].
+        reset: [T, …] bool, where a is zero and nothing before gets through, be it no number.
         reverse: compose from the last step to the first.
 
     Returns:
@@ -64,9 +70,13 @@ def prefixes(factors: Array, terms: Array, *, reverse: bool = False) -> tuple[Ar
     def by(a: Array, b: Array) -> Array:
         return jnp.matmul(a, b, precision="highest") if matrices else a * b
 
-    def compose(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
-        return by(b[0], a[0]), by(b[0], a[1]) + b[1]
+    def compose(a: Any, b: Any) -> Any:
+        before, begun = a[:2], None
+        if reset is not None:
+            # 0 · NaN is NaN, and so is its derivative.
+            before, begun = choose(b[2], jax.tree.map(jnp.zeros_like, before), before), a[2] | b[2]
+        return by(b[0], before[0]), by(b[0], before[1]) + b[1], begun
 
     columns = terms[..., None] if matrices else terms
-    factors, found = lax.associative_scan(compose, (factors, columns), reverse=reverse)
+    factors, found, _ = lax.associative_scan(compose, (factors, columns, reset), reverse=reverse)
     return factors, found.reshape(terms.shape)

@@ -17,13 +17,22 @@ REMAT_CHUNK = 64
 
 def chunk_length(remat: str | int, length: int) -> int | None:
     """The number of steps between stored carries, or None to store all."""
-    if isinstance(remat, int) and not isinstance(remat, bool):
+    if isinstance(remat, int | np.integer) and not isinstance(remat, bool):
         check_size("remat", remat)
-        return remat
-    check_choice("remat", remat, ("none", "chunk", "sqrt"))
-    if remat == "none":
-        return None
-    return REMAT_CHUNK if remat == "chunk" else max(1, math.isqrt(length))
+        chunk = int(remat)
+    else:
+        check_choice("remat", remat, ("none", "chunk", "sqrt"))
+        if remat == "none":
+            return None
+        chunk = REMAT_CHUNK if remat == "chunk" else None
+    check_open("remat", remat, length)
+    return chunk or max(1, math.isqrt(length))
+
+
+def check_open(name: str, value: Any, length: int) -> None:
+    """Refuse what divides the steps where `jax.export` leaves it open how many they are."""
+    if not isinstance(length, int):
+        raise ValueError(f"`{name}` divides the steps, which are open, {length}: got {value!r}")
 
 
 def check_parallel(options: Any) -> None:
@@ -46,7 +55,7 @@ def check_bool(name: str, flag: Any) -> None:
 def check_key(key: Any) -> Array | None:
     """None or one random key, new or old style, as a new one."""
     typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, Array) and key.dtype == jnp.uint32
+    raw = isinstance(key, Array | np.ndarray) and key.dtype == jnp.uint32
     if key is not None and not (typed or raw):
         raise TypeError(f"`key` must come from `jax.random.key`, got {key!r}")
     wanted = jax.eval_shape(jax.random.PRNGKey, 0).shape if raw else ()
@@ -62,6 +71,8 @@ def check_array(name: str, value: Any) -> Array:
     """What can be an array, as one."""
     try:
         return jnp.asarray(value)
+    except OverflowError:
+        raise ValueError(f"`{name}` must fit into {jnp.int_(0).dtype}, got {value!r}") from None
     except (TypeError, ValueError):
         raise TypeError(f"`{name}` must be an array, got {type(value).__name__}") from None
 

@@ -110,7 +110,7 @@ def solve(
     def iterate(state: Any) -> Any:
         done, (states, found), off, damping, moved = state
         jacobians = problem.jacobians(states, params, xs, initial, first, flags)
-        moved_to = states + _linear(jacobians, found - states, damping)
+        moved_to = states + _linear(jacobians, found - states, damping, flags.reset)
         # A step that overflows is taken from the step before it alone, or begins anew.
         instead = jnp.where(jnp.isfinite(found), found, 0)
         states = jnp.where(jnp.isfinite(moved_to), moved_to, instead)
@@ -129,8 +129,14 @@ def solve(
     damping = jnp.zeros_like(states, shape=states.shape[1:-1])
     moved = jnp.zeros_like(states, shape=off.shape, dtype=jnp.int32)
     state = (jnp.zeros((), jnp.int32), (states, found), off, damping, moved)
-    _, (states, _), _, _, moved = lax.while_loop(going, iterate, state)
-    return states, moved
+    _, (states, found), _, _, moved = lax.while_loop(going, iterate, state)
+    # What began anew while it was sought is no solution where a step gives no number.
+    lost = jnp.any(~jnp.isfinite(found), axis=-1, keepdims=True).astype(states.dtype)
+    keeps = jnp.ones_like(lost)
+    if flags.reset is not None:
+        keeps = choose(flags.reset, jnp.zeros_like(lost), keeps)
+    lost = prefixes(keeps, lost)[1] > 0
+    return jnp.where(lost, jnp.nan, states), moved
 
 
 @solve.defjvp
@@ -146,16 +152,16 @@ def _solve_jvp(problem: "_Problem", primals: Any, tangents: Any) -> Any:
         return problem.steps(states, params, xs, initial, first, flags)[0]
 
     _, forcing = jax.jvp(steps, given, list(tangents[:-1]))
-    found = _linear(problem.jacobians(states, *primals), forcing, None)
+    found = _linear(problem.jacobians(states, *primals), forcing, None, flags.reset)
     return (states, moved), (found, zero)
 
 
-def _linear(jacobians: Array, rest: Array, damping: Array | None) -> Array:
+def _linear(jacobians: Array, rest: Array, damping: Array | None, reset: Array | None) -> Array:
     """Solve Δ_t = (1 − k) J_t Δ_{t-1} + r_t from Δ_0 = 0, with full or diagonal Jacobians."""
     if damping is not None:
         shape = (1, *damping.shape, *(1,) * (jacobians.ndim - 1 - damping.ndim))
         jacobians = jacobians * (1 - damping).reshape(shape)
-    return prefixes(jacobians, rest)[1]
+    return prefixes(jacobians, rest, reset)[1]
 
 
 class _Problem(NamedTuple):
