@@ -318,3 +318,36 @@ def test_numbers_are_written_without_underscores_and_names_may_hold_a_comma(tmp_
     path.write_text("a\n" + "\n".join(["1_000"] * 60))
     with pytest.raises(UserError, match=r"expected a number up to .*, got '1_000'"):
         build(Forecast(path=str(path), target="a", window=4))
+
+
+@pytest.mark.parametrize("lineend", ["\n", "\r\n"])
+def test_a_row_with_nothing_in_it_is_a_step_unless_the_file_ends(lineend):
+    wide = lineend.join(["a,b", "1,2", ",", "3,4", ",", ""])
+    found = tables.parse(wide, "wide.csv").series[0].values
+    np.testing.assert_array_equal(found, [[1, 2], [np.nan, np.nan], [3, 4]])
+    blank = lineend.join(["a,b", "1,2", "", "3,4", "", ""])
+    np.testing.assert_array_equal(
+        tables.parse(blank, "blank.csv").series[0].values, [[1, 2], [3, 4]]
+    )
+    for gap in ("", '""', "NA"):
+        alone = lineend.join(["a", "1", gap, "3", "", ""])
+        found = tables.parse(alone, "alone.csv").series[0].values
+        np.testing.assert_array_equal(found, [[1], [np.nan], [3]])
+    timed = lineend.join(["t,a", "0,1", ",", "1,3"])
+    assert len(tables.parse(timed, "timed.csv", time="t").series[0].values) == 2
+
+
+def test_days_without_hyphens_are_days():
+    days = ["20240130", "20240131", "20240201", "20240203"]
+    text = "t,a\n" + "".join(f"{day},{k}\n" for k, day in enumerate(days))
+    found = tables.parse(text, "days.csv", time="t").series[0].values.ravel()
+    np.testing.assert_array_equal(found, [0, 1, 2, np.nan, 3])
+    assert tables.parse_time("20241345") == 20241345  # no month has that number
+    assert tables.parse_time("17000101") == 17000101
+
+
+def test_a_group_that_is_not_there_is_told_those_that_are():
+    with pytest.raises(UserError) as caught:
+        tables.parse("g,a\nx,1\ny,2\n", "some.csv", group="g", groups=["x", "q"])
+    said = "task.groups: expected values of the column 'g' (x, y), got 'q'"
+    assert str(caught.value) == said

@@ -60,8 +60,10 @@ def _row(folder: Path) -> tuple[str, str, str, str, str]:
 def _score(manifest: runs.Manifest) -> str:
     """The first score of the summary; that of a sweep is of its best setting."""
     best = manifest.summary[0]
-    _, among, setting = best.metric.partition(" with ")
-    return scored(best) + (among + setting if manifest.kind == "sweep" else "")
+    if manifest.kind not in ("training", "sweep"):
+        return scored(best)
+    metric, among, setting = best.metric.partition(" with ")
+    return f"{metric} {scored(best)}{among}{setting}"
 
 
 def _best(folder: Path, aim: runs.Aim | None) -> str:

@@ -88,7 +88,7 @@ def _short(name: str, names: list[str]) -> str:
 
 def _stem(values: Mapping[str, Any]) -> str:
     """A file name that says the values, shortened where it is long."""
-    words = [re.sub(r"[^A-Za-z0-9._+]+", "-", f"{k}-{said(v)}") for k, v in values.items()]
+    words = [re.sub(r"[^A-Za-z0-9._]+", "-", f"{k}-{said(v)}") for k, v in values.items()]
     stem = "_".join(words).strip("-._")
     return stem if len(stem) <= LONGEST - 10 else f"{stem[: LONGEST - 20]}-{_digest(values)}"
 

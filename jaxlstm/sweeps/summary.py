@@ -86,7 +86,7 @@ def summary(ranked: Sequence[Ranked]) -> list[runs.Score]:
     """Give the scores for the manifest, best first, each named after its setting."""
     return [
         runs.Score(
-            f"{one.score.metric} with {one.setting.label}",
+            one.score.metric + (f" with {one.setting.label}" if one.setting.values else ""),
             one.score.values,
             one.score.mean,
             one.score.low,

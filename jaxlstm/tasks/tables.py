@@ -2,8 +2,10 @@ r"""Tables of numbers over time: a CSV file becomes one series or several, NaN w
 
 The first line names the columns, which are separated by `,`, `;` or tabs, whichever the first line
 has most of. A field that is empty, `NA` or `NaN` is missing. A column of times, as numbers or in
-ISO 8601, puts each series on a regular grid: the step is the most frequent difference, and steps
-that the file leaves out become rows where everything is missing. Without one, rows are steps.
+ISO 8601 (20130131 is a date too), puts each series on a regular grid: the step is the most frequent
+difference, and steps that the file leaves out become rows where everything is missing. Without one,
+rows are steps, and so is one with nothing in it but at the end of the file; with a column of times
+or groups such a row says nothing and is passed over.
 """
 
 import csv
@@ -23,6 +25,7 @@ from jaxlstm.errors import UserError
 read = storage.read_text
 MISSING = ("", "na", "nan")
 DELIMITERS = ",;\t"
+DAY = re.compile(r"(18|19|20|21)\d{6}")
 # A mistyped year would make a grid of millions of steps.
 LARGEST_SPREAD = 100
 # Single precision holds its square.
@@ -97,6 +100,10 @@ def parse(
                 )
     found: dict[str, list[tuple[int, list[str]]]] = {}
     for number, fields in lines:
+        if not any(map(str.strip, fields)):
+            if time or group or (not fields and len(header) > 1):
+                continue
+            fields = fields or [""]
         if len(fields) != len(header):
             raise UserError(
                 f"{where}, line {number}: expected {len(header)} fields, as the first line has, "
@@ -107,7 +114,11 @@ def parse(
             found.setdefault(name, []).append((number, fields))
     for name in groups or ():
         if name not in found:
-            raise UserError(f"task.groups: expected values of the column {group!r}, got {name!r}")
+            known = sorted({row[at[group]].strip() for _, row in lines if len(row) > at[group]})
+            raise UserError(
+                f"task.groups: expected values of the column {group!r} "
+                f"({', '.join(known)[:200]}), got {name!r}"
+            )
     series = []
     for name, rows in sorted(found.items()):
         values = np.array(
@@ -159,10 +170,17 @@ def scaling(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def parse_time(text: str) -> float | None:
     """Turn a number, or an ISO 8601 date or time, into a float; None where it is neither.
 
+    Eight digits that are a date from 1800 to 2199 are that.
+
     Examples:
         >>> parse_time("7.5"), parse_time("1970-01-02T00:00Z"), parse_time("noon")
         (7.5, 86400.0, None)
     """
+    try:
+        if DAY.fullmatch(text.strip()):
+            return datetime.fromisoformat(text.strip()).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        pass
     try:
         number = as_number(text)
         return number if math.isfinite(number) else None
@@ -182,9 +200,11 @@ def _lines(text: str, where: str) -> tuple[list[tuple[int, list[str]]], list[str
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     lines = []
     try:
-        lines = [(reader.line_num, fields) for fields in reader if any(map(str.strip, fields))]
+        lines = [(reader.line_num, fields) for fields in reader]
     except csv.Error as error:
         raise UserError(f"{where}, line {reader.line_num}: {error}") from error
+    full = [at for at, (_, fields) in enumerate(lines) if any(map(str.strip, fields))]
+    lines = lines[full[0] : full[-1] + 1] if full else []
     if not lines:
         raise UserError(f"{where}: expected a line of names and lines of numbers, got none")
     header = [name.strip() for name in lines[0][1]]

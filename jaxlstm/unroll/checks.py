@@ -54,8 +54,10 @@ def check_bool(name: str, flag: Any) -> None:
 
 def check_key(key: Any) -> Array | None:
     """None or one random key, new or old style, as a new one."""
+    if isinstance(key, np.ndarray):
+        key = jnp.asarray(key)
     typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, Array | np.ndarray) and key.dtype == jnp.uint32
+    raw = isinstance(key, Array) and key.dtype == jnp.uint32
     if key is not None and not (typed or raw):
         raise TypeError(f"`key` must come from `jax.random.key`, got {key!r}")
     wanted = jax.eval_shape(jax.random.PRNGKey, 0).shape if raw else ()
