@@ -328,3 +328,10 @@ def test_a_carry_that_is_no_number_reaches_nothing_behind_a_reset(backend):
     found = jl.unroll(cell, params, inputs, carry=carry, resets=resets, backend=backend)
     assert np.isnan(found.outputs[:, :8]).all()
     close(found.outputs[:, 8:], jl.unroll(cell, params, inputs[:, 8:]).outputs)
+
+
+def test_a_step_without_a_number_does_not_keep_the_others_iterating():
+    cell = jl.gru(input_size=2, hidden_size=3)
+    params, inputs, resets = hardly_a_number(cell, "NaN")
+    clean = jl.newton(cell, params, jnp.nan_to_num(inputs), resets=resets).iterations.max()
+    assert jl.newton(cell, params, inputs, resets=resets).iterations.max() <= clean + 1

@@ -103,9 +103,22 @@ def solve(
     def worst(off: Array) -> Array:
         return jnp.max(off, axis=0, initial=0)
 
+    def so_far(flag: Array) -> Array:
+        """At how many steps a flag was set since the carry began anew."""
+        keeps = jnp.ones_like(flag, jnp.float32)
+        if flags.reset is not None:
+            keeps = choose(flags.reset, jnp.zeros_like(keeps), keeps)
+        return prefixes(keeps, flag.astype(jnp.float32))[1]
+
+    def broken(found: Array) -> Array:
+        return ~jnp.all(jnp.isfinite(found), axis=-1)
+
     def going(state: Any) -> Array:
-        done, _, off, *_ = state
-        return (done < limit) & ~jnp.all(off <= 1)
+        done, (_, found), off, *_ = state
+        wrong = ~(off <= 1)
+        # What gives no number though all before it is right: it and what follows are as they are.
+        first = broken(found) & (so_far(wrong) == wrong.astype(jnp.float32))
+        return (done < limit) & jnp.any(wrong & (so_far(first) == 0))
 
     def iterate(state: Any) -> Any:
         done, (states, found), off, damping, moved = state
@@ -131,12 +144,8 @@ def solve(
     state = (jnp.zeros((), jnp.int32), (states, found), off, damping, moved)
     _, (states, found), _, _, moved = lax.while_loop(going, iterate, state)
     # What began anew while it was sought is no solution where a step gives no number.
-    lost = jnp.any(~jnp.isfinite(found), axis=-1, keepdims=True).astype(states.dtype)
-    keeps = jnp.ones_like(lost)
-    if flags.reset is not None:
-        keeps = choose(flags.reset, jnp.zeros_like(lost), keeps)
-    lost = prefixes(keeps, lost)[1] > 0
-    return jnp.where(lost, jnp.nan, states), moved
+    lost = so_far(broken(found)) > 0
+    return jnp.where(lost[..., None], jnp.nan, states), moved
 
 
 @solve.defjvp
