@@ -118,13 +118,11 @@ def test_processes_are_told_who_they_are(arguments, line):
 @pytest.mark.slow
 def test_a_run_goes_on_over_another_mesh(alone, tmp_path, capsys):
     out = go(tmp_path / "r", (2, 1), steps=16)
-    text = (out / "config.toml").read_text()
-    (out / "config.toml").write_text(text.replace("steps = 16", "steps = 24"))
-    runs.update_manifest(out, state="interrupted")
-    assert main(["run", "--resume", str(out), "--train.mesh", "{hidden=2}", "--quiet"]) == 0
+    more = ["--train.mesh", "{hidden=2}", "--train.steps", "24"]
+    assert main(["run", "--resume", str(out), *more, "--quiet"]) == 0
     np.testing.assert_allclose(losses(out)[:4], alone[:4], rtol=1e-4)
     assert config.load(out / "config.toml").train.mesh == Mesh(data=2)
-    assert main(["run", "--resume", str(out), "--train.steps", "3"]) == 2
+    assert main(["run", "--resume", str(out), "--train.batch-size", "3"]) == 2
     assert "--train.mesh and --train.steps excepted" in capsys.readouterr().err
 
 
