@@ -200,7 +200,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on(
     began = time.monotonic()
     team.members[victim].send_signal(signal.SIGKILL)
     other = 1 - victim
-    assert team.members[other].wait(60) == 2
+    assert team.members[other].wait(60) == 2, team.logs[other].read_text()
     seconds = time.monotonic() - began
     assert "jaxlstm: another process of this training has ended" in team.logs[other].read_text()
     seen("processes", "processes killed", 1)
