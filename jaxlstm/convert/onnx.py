@@ -11,7 +11,8 @@ With D directions (forward, then backward):
 
 LSTM has the blocks i, o, f, c, GRU z, r, h. `linear_before_reset=1` is our `reset_after`; with 0
 the two biases of GRU are added up. `input_forget=1` sets f = 1 − i where our `coupled` sets
-i = 1 − f: the weights change their sign, and ONNX' block f, which then does nothing, is zero.
+i = 1 − f: the weights change their sign, and ONNX' block f, which then does nothing, is zero. That
+holds of sigmoid gates alone, 1 − σ(z) = σ(−z): other gates of that kind are refused.
 `layout` and `sequence_lens` are matters of the data. `clip` bounds what goes into the activations,
 not the memory as our `cell_clip` does: it is refused, as are `direction="reverse"` alone (say
 `reverse=True` to `unroll`) and activations that we do not have.
@@ -197,7 +198,8 @@ def _weights(
     coupled = kind == "lstm" and bool(attributes.get("input_forget", 0))
     if kind == "lstm":
         options |= {"coupled": coupled, "peepholes": "P" in own}
-    if coupled:  # f = 1 − i, and so f = σ(−z_i)
+    if coupled:
+        _check_coupled(options)
         weights = {name: _first_negated(blocks(a, "iofg", "igo")) for name, a in weights.items()}
     else:
         weights = {name: blocks(a, THEIRS[kind], OURS[kind]) for name, a in weights.items()}
@@ -205,6 +207,15 @@ def _weights(
         i, o, f = np.split(own["P"], 3)
         weights["peephole"] = np.stack([f, -i, o] if coupled else [i, f, o])
     return weights
+
+
+def _check_coupled(options: Mapping[str, Any]) -> None:
+    """Refuse gates of which 1 − φ(z) is not φ(−z), as it is of σ."""
+    gates = options["recurrent_activation"]
+    if gates != "sigmoid":
+        raise ValueError(
+            f"`recurrent_activation` of coupled gates must be 'sigmoid' in ONNX, got {gates!r}"
+        )
 
 
 def _first_negated(array: np.ndarray) -> np.ndarray:
@@ -218,6 +229,9 @@ def _node(layer: Sequence[Part]) -> Node:
     for option in ("hidden_size", "use_bias", "coupled", "peepholes", "reset_after"):
         if len({part.options.get(option) for part in layer}) > 1 or layer[-1].kind != kind:
             raise ValueError(f"ONNX has one `{option}` for both directions")
+    for part in layer:
+        if part.options.get("coupled"):
+            _check_coupled(part.options)
     each = [_arrays(part) for part in layer]
     arrays = {name: np.stack([one[name] for one in each]) for name in each[0]}
     attributes: dict[str, Any] = {"hidden_size": first.options["hidden_size"]}
