@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
-from jaxlstm.convert import files
+from jaxlstm.convert import files, onnx_graph
 from jaxlstm.convert.parts import (
     BLOCKS,
     Part,
@@ -36,7 +36,6 @@ from jaxlstm.convert.parts import (
     owners,
     put_together,
     take_apart,
-    to_numpy,
 )
 
 OPERATORS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
@@ -76,7 +75,10 @@ ALLOWED = {
 
 
 class Node(NamedTuple):
-    """One operator: `op` "LSTM", "GRU" or "RNN", its `attributes`, and `arrays` W, R, B, P."""
+    """One operator: `op` "LSTM", "GRU" or "RNN", its `attributes`, and `arrays` W, R, B, P.
+
+    `initial_h` and `initial_c` may be among the arrays where they are zero.
+    """
 
     op: str
     attributes: Mapping[str, Any]
@@ -88,7 +90,8 @@ def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
 
     Args:
         weights: a `Node`, a list of them for a stack, an `onnx.ModelProto`, or the path of a
-            `.onnx` file, whose recurrent operators are stacked in their order (needs onnx).
+            `.onnx` file, whose recurrent operators are a chain and are stacked in their order
+            (needs onnx); an embedding before it and a readout after it are passed over.
         cell: the cell that the weights are for; made to fit if None.
 
     Returns:
@@ -97,7 +100,8 @@ def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
     Raises:
         TypeError: when `weights` is none of these.
         ValueError: when a weight is missing, has another shape, does not fit the cell, or the
-            operator does something that we do not.
+            operator does something that we do not; when a model computes something else before the
+            operators or between them, or stores an initial state that is not zero.
 
     Examples:
         >>> import numpy as np, jaxlstm as jl
@@ -153,16 +157,28 @@ def _layer(node: Node, cells: list[Any]) -> list[tuple[Cell, Params]]:
             raise ValueError(f"`{name}` is not ours, got {list(attributes[name])}")
     ways = len(cells)
     arrays = {name: array for name, array in node.arrays.items() if array is not None}
+    for name in ("initial_h", "initial_c"):
+        if np.any(arrays.pop(name, 0)):
+            raise ValueError(f"`{name}` must be zero: give it to `unroll` as the carry instead")
     rows, inputs = fetch(arrays, "W", (ways, None, None)).shape[1:]
     hidden = rows // BLOCKS[kind]
+    if attributes.get("hidden_size", hidden) != hidden:
+        raise ValueError(
+            f"`hidden_size` must be {hidden}, as 'W' of {rows} rows has it, got "
+            f"{attributes['hidden_size']}"
+        )
     shapes = {
         "W": (ways, BLOCKS[kind] * hidden, inputs),
         "R": (ways, BLOCKS[kind] * hidden, hidden),
         "B": (ways, 2 * BLOCKS[kind] * hidden),
-        "P": (ways, 3 * hidden),
     }
+    if kind == "lstm":
+        shapes["P"] = (ways, 3 * hidden)
+    for name in arrays:
+        if name not in shapes:
+            raise ValueError(f"`arrays` of {node.op} must be of {list(shapes)}, got {name!r}")
     fetch(arrays, "R", shapes["R"])
-    arrays = {name: fetch(arrays, name, shapes[name]) for name in arrays if name in shapes}
+    arrays = {name: fetch(arrays, name, shapes[name]) for name in arrays}
     roles = ROLES[kind]
     given = list(attributes.get("activations", [])) or [NAMES[a] for a in roles.values()] * ways
     layer = []
@@ -291,29 +307,7 @@ def _nodes(source: Any) -> list[Node]:
         raise TypeError(
             f"`weights` must be Nodes, an ONNX model or a path, got {type(source).__name__}"
         )
-    helper = files.need("onnx.helper", "an ONNX model")
-    numpy_helper = files.need("onnx.numpy_helper", "an ONNX model")
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        if node.op_type not in OPERATORS:
-            continue
-        arrays = {}
-        slots = {"W": 1, "R": 2, "B": 3, "P": 7}
-        for name, index in slots.items():
-            if index < len(node.input) and node.input[index]:
-                if node.input[index] not in stored:
-                    raise ValueError(f"`{name}` of {node.op_type} must be stored in the model")
-                arrays[name] = to_numpy(name, numpy_helper.to_array(stored[node.input[index]]))
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        attributes = {name: _text(value) for name, value in attributes.items()}
-        nodes.append(Node(node.op_type, attributes, arrays))
+    nodes = [Node(*found) for found in onnx_graph.read(graph, OPERATORS)]
     if not nodes:
         raise ValueError(f"`weights` must hold one of {', '.join(OPERATORS)}, got none")
     return nodes
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return [_text(item) for item in value] if isinstance(value, list | tuple) else value
