@@ -1,6 +1,8 @@
 """What a neighbour says and we cannot hold is refused by name, never passed over."""
 
+import json
 import os
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -151,3 +153,229 @@ def test_constants_of_onnx_are_weights_too():
     stored = {name: array for name, array in WEIGHTS.items() if name != "W"}
     found = jl.convert.onnx.load(graph(constant, layer("x", "a"), **stored))[1]
     np.testing.assert_array_equal(found.kernel, WEIGHTS["W"][0].T)
+
+
+# Keras.
+
+
+@pytest.fixture
+def k():
+    return pytest.importorskip("keras").layers
+
+
+def sequential(*layers):
+    keras = pytest.importorskip("keras")
+    return keras.Sequential([keras.Input((T, I)), *layers])
+
+
+def functional(build):
+    keras = pytest.importorskip("keras")
+    given = keras.Input((T, I))
+    return keras.Model(given, build(given))
+
+
+def of_files(model, folder):
+    """A model, and the file of it."""
+    pytest.importorskip("h5py")
+    model.save(folder / "model.keras")
+    return model, folder / "model.keras"
+
+
+def chains(k):
+    """Models that a chain of recurrent layers is all of, or of which it is one part."""
+
+    def states(given):
+        sequence, hidden, memory = k.LSTM(H, return_sequences=True, return_state=True)(given)
+        return [k.GRU(H)(k.Dropout(0.1)(sequence)), hidden, memory]
+
+    def twice(given):
+        drop = k.Dropout(0.1)
+        return k.GRU(2)(drop(k.LSTM(H, return_sequences=True)(drop(given))))
+
+    return {
+        "readout": sequential(k.LSTM(H), k.Dense(2), k.LayerNormalization()),
+        "idle": sequential(k.LSTM(H, return_sequences=True), k.GaussianNoise(0.1), k.GRU(2)),
+        "states": functional(states),
+        "dropout twice": functional(twice),
+    }
+
+
+@pytest.mark.parametrize("name", ["readout", "idle", "states", "dropout twice"])
+def test_a_chain_of_keras_is_taken(name, k, tmp_path):
+    for given in of_files(chains(k)[name], tmp_path):
+        cell, _ = jl.convert.keras.load(given)
+        assert cell.description.factory == ("lstm" if name == "readout" else "stack")
+
+
+def broken(k):
+    class Own(k.LSTM):
+        pass
+
+    def lstm(**more):
+        return k.LSTM(I, return_sequences=True, **more)
+
+    def shared(given):
+        layer = lstm()
+        return layer(layer(given))
+
+    def decoder(given):
+        _, *state = k.LSTM(I, return_state=True)(given)
+        return lstm()(given, initial_state=state)
+
+    def through_states(given):
+        _, hidden, _ = k.LSTM(I, return_state=True)(given)
+        return k.GRU(I)(k.Reshape((1, I))(hidden))
+
+    chain = "`weights` must be a chain of layers, got "
+    unknown = "`weights` must be of LSTM, .* or Bidirectional, got "
+    return {
+        "Dense between": (sequential(lstm(), k.Dense(I), lstm()), f"{chain}Dense"),
+        "norm between": (sequential(lstm(), k.LayerNormalization(), lstm()), f"{chain}LayerNorm"),
+        "repeated": (sequential(k.LSTM(I), k.RepeatVector(T), lstm()), f"{chain}RepeatVector"),
+        "Dense before": (
+            sequential(k.Dense(I), lstm()),
+            "must compute nothing but an embedding before 'lstm.*', got Dense 'dense",
+        ),
+        "any cell": (sequential(k.RNN(k.LSTMCell(I), return_sequences=True), lstm()), unknown),
+        "own class": (sequential(Own(I, return_sequences=True), lstm()), f"{unknown}Own"),
+        "own class above": (sequential(lstm(), Own(I)), f"{unknown}Own"),
+        "nested": (sequential(lstm(), sequential(lstm())), f"{unknown}Sequential"),
+        "any cell both ways": (sequential(k.Bidirectional(k.RNN(k.GRUCell(I)))), unknown),
+        "parallel": (functional(lambda x: k.Add()([lstm()(x), lstm()(x)])), chain),
+        "residual": (functional(lambda x: k.Add()([lstm()(x), x])), f"{chain}Add .* beside it"),
+        "shared": (functional(shared), "`weights` must use each layer once, got 'lstm.*' again"),
+        "decoder": (functional(decoder), chain),
+        "through states": (functional(through_states), f"{chain}Reshape"),
+        "swapped": (
+            sequential(k.Bidirectional(lstm(go_backwards=True), backward_layer=lstm())),
+            "`go_backwards` of the forward layer must be False, got True",
+        ),
+        "a function": (
+            sequential(lstm(activation=k.ReLU(max_value=1.0))),
+            "`activation` of LSTM must be one of .*, got 'ReLU'",
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Dense between",
+        "norm between",
+        "repeated",
+        "Dense before",
+        "any cell",
+        "own class",
+        "own class above",
+        "nested",
+        "any cell both ways",
+        "parallel",
+        "residual",
+        "shared",
+        "decoder",
+        "through states",
+        "swapped",
+        "a function",
+    ],
+)
+def test_a_model_of_keras_that_is_no_chain_is_refused(name, k, tmp_path):
+    model, message = broken(k)[name]
+    for given in of_files(model, tmp_path):
+        refused(message, jl.convert.keras.load, given)
+
+
+def test_a_subclassed_model_of_keras_does_not_say_what_it_is(k, tmp_path):
+    keras = pytest.importorskip("keras")
+
+    class Sub(keras.Model):
+        def __init__(self, **more):
+            super().__init__(**more)
+            self.inner = k.LSTM(H)
+
+        def call(self, x):
+            return self.inner(x)
+
+    model = Sub()
+    model(normal(B, T, I))
+    message = "`weights` must be of a Sequential or functional model, .* got Sub: give its layer"
+    for given in of_files(model, tmp_path):
+        refused(message, jl.convert.keras.load, given)
+    model.save_weights(tmp_path / "sub.weights.h5")
+    refused(
+        "`weights` must hold the group 'layers'",
+        jl.convert.keras.load,
+        tmp_path / "sub.weights.h5",
+    )
+
+
+def test_arrays_of_keras_that_do_not_tell_are_refused(k, tmp_path):
+    load, unbiased = jl.convert.keras.load, [normal(I, 3 * H), normal(H, 3 * H)]
+    message = "`reset_after` must be given for the arrays of a GRU without biases"
+    refused(message, load, unbiased)
+    wanted = jl.gru(input_size=I, hidden_size=H, reset_after=False, use_bias=False)
+    assert load(unbiased, reset_after=False)[0] == wanted
+    assert load(unbiased, wanted)[0] == wanted
+    model = sequential(k.GRU(H, use_bias=False, reset_after=False))
+    assert load(model)[0] == wanted
+    pytest.importorskip("h5py")
+    model.save_weights(tmp_path / "gru.weights.h5")
+    refused(message, load, tmp_path / "gru.weights.h5")
+    assert load(tmp_path / "gru.weights.h5", reset_after=False)[0] == wanted
+
+    one = [normal(I, 4 * I), normal(I, 4 * I), normal(4 * I)]
+    refused("`weights` may be of two layers or of two directions: give", load, one + one)
+    assert load([one, one])[0].description.factory == "stack"
+    both, params = load([one + one])
+    assert both.description.factory == "bidirectional"
+    assert load(jl.convert.keras.dump(both, params), both)[0] == both
+    above = [normal(H, 4 * H), normal(H, 4 * H), normal(4 * H)]
+    below = [normal(I, 4 * H), normal(H, 4 * H), normal(4 * H)]
+    refused("may be of two layers or of two directions", load, below + above)
+    refused("got 9: a stack is a list of lists", load, below + above + above)
+
+
+def test_the_name_of_a_weights_file_of_keras_says_nothing(k, tmp_path):
+    pytest.importorskip("h5py")
+    model = sequential(k.LSTM(I, return_sequences=True), k.GRU(I))
+    model.save_weights(tmp_path / "mixed.weights.h5")
+    (tmp_path / "mixed.weights.h5").rename(tmp_path / "mixed.hdf5")
+    refused("must be of layers of one kind", jl.convert.keras.load, tmp_path / "mixed.hdf5")
+    model = sequential(k.RNN(k.LSTMCell(I)))
+    model.save_weights(tmp_path / "any.weights.h5")
+    refused(
+        "`weights` must be of LSTM, .*, got the group 'rnn'",
+        jl.convert.keras.load,
+        tmp_path / "any.weights.h5",
+    )
+
+
+def test_damage_in_files_of_keras_is_named(k, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    sequential(k.LSTM(H)).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+
+    def load(**others):
+        with zipfile.ZipFile(tmp_path / "other.keras", "w") as archive:
+            for name, part in parts.items():
+                archive.writestr(name, others.get(name.split(".")[0], part))
+        return jl.convert.keras.load(tmp_path / "other.keras")
+
+    refused(r"must be an HDF5 file \(.*other\.keras'", load, model=b"nothing")
+    refused("must hold the config of a model, got list", load, config=b"[1]")
+    refused("of a Sequential or functional model, .* got None", load, config=b'{"a": 1}')
+    config = json.loads(parts["config.json"])
+    config["config"]["layers"][-1] = {"class_name": "LSTM"}
+    refused("`weights` must name every layer in its config", load, config=json.dumps(config))
+    for name, array, message in [
+        ("lstm/cell/x", np.ones(3), "must hold the group 'layers/lstm/cell/vars', got none"),
+        ("lstm/cell/vars/1", np.ones(3), r"vars' must be numbered from 0, got \['1'\]"),
+        (
+            "bidirectional/forward_layer/cell/vars/0",
+            np.ones((3, 16), "f"),
+            "must hold the group 'layers/bidirectional/backward_layer/cell/vars', got none",
+        ),
+    ]:
+        with h5py.File(tmp_path / "damaged.weights.h5", "w") as file:
+            file[f"layers/{name}"] = array
+        refused(message, jl.convert.keras.load, tmp_path / "damaged.weights.h5")

@@ -11,11 +11,7 @@ have r, z, n. A bidirectional layer lists the forward weights, then the backward
 `implementation`, `unroll`, `stateful` and what a layer returns are no matter of the weights.
 """
 
-import io
-import json
-import re
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,9 @@ import numpy as np
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
 from jaxlstm.convert import files
+from jaxlstm.convert.keras_files import group_names, read_config, read_model, read_weights
+from jaxlstm.convert.keras_layers import KINDS, arrays_in, config_of, options_of
+from jaxlstm.convert.keras_network import name_of, recurrent
 from jaxlstm.convert.parts import (
     Part,
     blocks,
@@ -37,12 +36,7 @@ from jaxlstm.convert.parts import (
     to_numpy,
 )
 
-ACTIVATIONS = {"tanh": "tanh", "sigmoid": "sigmoid", "relu": "relu", "linear": "identity"}
 OURS, THEIRS = "rzn", "zrn"
-KINDS = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "rnn"}
-KINDS |= {f"ConvLSTM{dims}D": "conv_lstm" for dims in (1, 2, 3)}
-IDLE = ("InputLayer", "Masking", "Dropout", "SpatialDropout1D")
-KNOWN = (*KINDS, *IDLE, "Bidirectional")
 ALLOWED = {
     "lstm": {"activation": (), "recurrent_activation": (), "use_bias": (False,)},
     "gru": {
@@ -67,13 +61,17 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
     """A cell and its params out of Keras'.
 
     Args:
-        weights: a layer or model, or its `get_weights()`, the arrays of one layer, of a
-            bidirectional one, or a list of such lists for a stack; or the path of a `.keras` file,
-            or of a `.weights.h5` file whose recurrent layers are of one kind (both need h5py).
+        weights: a layer or model, or the arrays of `get_weights()` of one layer, of a bidirectional
+            one, or a list of such lists for a stack; or the path of a `.keras` file, or of a
+            `.weights.h5` file whose recurrent layers are of one kind (both need h5py). A model is
+            Sequential or functional, its recurrent layers a chain; an embedding before it, a
+            readout after it and layers that act in training alone are passed over. A
+            `.weights.h5` file holds arrays alone: what else the model computes, it does not tell.
         cell: the cell that the weights are for; made to fit if None.
         **options: of the cell that is made, where the arrays cannot tell: `activation`,
-            `recurrent_activation`, and for a convolutional LSTM `input_shape`, `strides`,
-            `dilation_rate`, `padding` (Keras' default is "valid", ours "same").
+            `recurrent_activation`, `reset_after` of a GRU without biases, and for a convolutional
+            LSTM `input_shape`, `strides`, `dilation_rate`, `padding` (Keras' default is "valid",
+            ours "same").
 
     Returns:
         The cell, and params of the type of the weights.
@@ -81,7 +79,8 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
     Raises:
         TypeError: when `weights` is none of these.
         ValueError: when a weight is missing, has another shape, does not fit the cell, or the layer
-            has something that we do not.
+            has something that we do not; when a model computes something else before its recurrent
+            layers, between or beside them; when arrays may be of a stack or of two directions.
 
     Examples:
         >>> import numpy as np, jaxlstm as jl
@@ -93,7 +92,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         'bidirectional'
     """
     with files.named(weights):
-        layers = _layers(weights)
+        layers = _layers(weights, cell)
         wanted = owners(cell, [len(layer) for layer in layers])
         made = [
             [
@@ -145,7 +144,7 @@ def arrays_of(part: Part) -> list[np.ndarray]:
 
 def _direction(arrays: list[Any], cell: Cell | None, options: dict[str, Any]) -> Any:
     if len(arrays) not in (2, 3):
-        hint = "" if arrays else ": a layer has none before it is built"
+        hint = ": a stack is a list of lists" if arrays else ": a layer has none before it is built"
         raise ValueError(
             f"`weights` must hold 2 or 3 arrays for a direction, got {len(arrays)}{hint}"
         )
@@ -176,171 +175,84 @@ def _direction(arrays: list[Any], cell: Cell | None, options: dict[str, Any]) ->
         weights = {name: blocks(array, THEIRS, OURS) for name, array in weights.items()}
         if "bias" in weights:
             options.setdefault("reset_after", "recurrent_bias" in weights)
+        elif cell is None and "reset_after" not in options:
+            raise ValueError("`reset_after` must be given for the arrays of a GRU without biases")
     return build(kind, weights, cell, "Keras", ALLOWED, **options)
 
 
 Found = tuple[list[Any], dict[str, Any]]
 
 
-def _layers(source: Any) -> list[list[Found]]:
+def _layers(source: Any, cell: Cell | None) -> list[list[Found]]:
     """The arrays and options of every direction of every layer."""
     if isinstance(source, str | PathLike):
         return _read(Path(source))
     if hasattr(source, "layers") and not hasattr(source, "forward_layer"):
-        return _network([(_config(layer), layer.get_weights()) for layer in source.layers])
+        arrays = {layer.name: layer for layer in source.layers}
+        layers = recurrent(_said(type(source).__name__, source.get_config()))
+        return [_found(layer, arrays_in(arrays[name_of(layer)])) for layer in layers]
     if hasattr(source, "get_weights"):
-        return _recurrent([_of_config(_config(source), source.get_weights())])
+        return [_found(config_of(source), arrays_in(source))]
     if not isinstance(source, Sequence) or not source:
         raise TypeError(
             f"`weights` must be a layer, its get_weights(), or a path, got {type(source).__name__}"
         )
-    stacked = source if isinstance(source[0], list | tuple) else [source]
-    return [_halves(list(arrays), [{}]) for arrays in stacked]
-
-
-def _halves(arrays: list[Any], options: list[dict[str, Any]]) -> list[Found]:
-    """One direction or two, told by the number of arrays."""
-    count = len(arrays)
-    if count not in (4, 6):
-        return [(arrays, options[0])]
-    return [(arrays[: count // 2], dict(options[0])), (arrays[count // 2 :], dict(options[-1]))]
-
-
-def _network(layers: Iterable[tuple[Mapping[str, Any], list[Any]]]) -> list[list[Found]]:
-    """The recurrent layers of a model: an embedding or a readout is no part of the cell."""
-    return _recurrent(
-        [_of_config(layer, arrays) for layer, arrays in layers if layer["class_name"] in KNOWN]
-    )
-
-
-def _recurrent(found: list[list[Found] | None]) -> list[list[Found]]:
-    layers = [layer for layer in found if layer is not None]
-    if not layers:
-        raise ValueError("`weights` must hold a recurrent layer, got none")
-    return layers
-
-
-def _config(layer: Any) -> dict[str, Any]:
-    """What a layer says of itself, as a `.keras` file has it."""
-    config = dict(layer.get_config())
-    if hasattr(layer, "forward_layer"):
-        config["layer"] = _config(layer.forward_layer)
-        config["backward_layer"] = _config(layer.backward_layer)
-        return {"class_name": "Bidirectional", "config": config}
-    built = getattr(layer, "get_build_config", dict)() or {}
-    return {"class_name": type(layer).__name__, "config": config, "build_config": built}
-
-
-def _of_config(layer: Mapping[str, Any], arrays: list[Any]) -> list[Found] | None:
-    """The arrays and options of one layer; None of a layer that does nothing to the weights."""
-    name, config = layer["class_name"], layer["config"]
-    if name in IDLE:
-        return None
-    if name == "Bidirectional":
-        if config.get("merge_mode") != "concat":
-            raise ValueError(f"`merge_mode` must be 'concat', got {config.get('merge_mode')!r}")
-        one = config["layer"]
-        two = config.get("backward_layer") or one
-        shape = layer.get("build_config", {}).get("input_shape")
-        each = [_options({"build_config": {"input_shape": shape}, **half}) for half in (one, two)]
-        return _halves(arrays, each)
-    return [(arrays, _options(layer, backward=False))]
-
-
-def _options(layer: Mapping[str, Any], backward: bool = True) -> dict[str, Any]:
-    """The options of our cell that one layer of Keras asks for."""
-    name, config = layer["class_name"], layer["config"]
-    if name not in KINDS:
-        raise ValueError(f"`weights` must be of {', '.join(KINDS)} or Bidirectional, got {name}")
-    if config.get("go_backwards") and not backward:
-        raise ValueError("`go_backwards` is no matter of weights: load the layer without it")
-    options = {}
-    for argument in ("activation", "recurrent_activation"):
-        if argument not in config:
-            continue
-        theirs = config[argument]
-        if theirs not in ACTIVATIONS:
-            raise ValueError(
-                f"`{argument}` of {name} must be one of {list(ACTIVATIONS)}, got {theirs!r}"
-            )
-        options[argument] = ACTIVATIONS[theirs]
-    if KINDS[name] == "gru":
-        options["reset_after"] = config.get("reset_after", True)
-    if KINDS[name] == "conv_lstm":
-        if config.get("data_format") not in (None, "channels_last"):
-            raise ValueError("`data_format` of ConvLSTM must be 'channels_last'")
-        shape = layer.get("build_config", {}).get("input_shape")
-        if shape and None not in shape[2:]:
-            options["input_shape"] = tuple(shape[2:])
-        options["padding"] = config.get("padding", "valid")
-        for argument in ("strides", "dilation_rate"):
-            each = _listed(config.get(argument, 1))
-            options[argument] = each[0] if len(set(each)) == 1 else tuple(each)
-    return options
-
-
-def _listed(value: Any) -> list[int]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(source[0], list | tuple):
+        return [[(half, {}) for half in _halves(list(arrays))] for arrays in source]
+    halves = _halves(list(source))
+    if cell is None and len(halves) == 2:
+        _check_directions(*halves)
+    return [[(half, {}) for half in halves]]
 
 
 def _read(path: Path) -> list[list[Found]]:
     """The layers of a `.keras` file in its order, or those of a `.weights.h5` file."""
     if not path.is_file():
         raise FileNotFoundError(path)
-    h5py = files.need("h5py", "a file of Keras")
     if path.suffix != ".keras":
-        try:
-            with h5py.File(path) as file:
-                return _recurrent([_halves(arrays, [{}]) for arrays in _groups(file).values()])
-        except OSError as error:
-            raise ValueError(f"`weights` must be an HDF5 file ({error})") from None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-            data = io.BytesIO(archive.read("model.weights.h5"))
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"`weights` must be a .keras file ({error})") from None
-    found, seen = [], {}
-    with h5py.File(data) as file:
-        groups = _groups(file)
-        for layer in config["config"]["layers"]:
-            base = snake(layer["class_name"])
-            count = seen[base] = seen.get(base, -1) + 1
-            arrays = groups.get(base if count == 0 else f"{base}_{count}", [])
-            found.append((layer, arrays))
-    return _network(found)
+        found = read_weights(path, (*KINDS, "Bidirectional"))
+        return [[(half, {}) for half in halves] for halves in found]
+    config = read_config(path)
+    if not isinstance(config, Mapping):
+        raise ValueError(f"`weights` must hold the config of a model, got {type(config).__name__}")
+    layers = _said(config.get("class_name"), config.get("config"))
+    names = {
+        name_of(layer): group for layer, group in zip(layers, group_names(layers), strict=True)
+    }
+    chain, groups = recurrent(layers), read_model(path)
+    return [_found(layer, groups.get(names[name_of(layer)])) for layer in chain]
 
 
-def snake(name: str) -> str:
-    """The name of a class as Keras writes it in files: `conv_lstm2d` for `ConvLSTM2D`."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-
-
-def _groups(file: Any) -> dict[str, list[np.ndarray]]:
-    """The arrays of every recurrent layer of an HDF5 file of Keras, in natural order."""
-    if "layers" not in file:
-        raise ValueError("`weights` must hold the group 'layers', as `save_weights` writes it")
-
-    def read(group: Any) -> list[np.ndarray]:
-        values = group["vars"]
-        return [np.asarray(values[str(index)]) for index in range(len(values))]
-
-    def number(name: str) -> tuple[str, int]:
-        match = re.fullmatch(r"(.*?)_?(\d*)", name)
-        return (match[1], int(match[2] or 0)) if match else (name, 0)
-
-    found = {}
-    for name in sorted(file["layers"], key=number):
-        layer = file["layers"][name]
-        if "forward_layer" in layer:
-            found[name] = read(layer["forward_layer/cell"]) + read(layer["backward_layer/cell"])
-        elif "cell" in layer:
-            found[name] = read(layer["cell"])
-    kinds = {number(name)[0] for name in found}
-    if len(kinds) > 1 and isinstance(file.filename, str) and file.filename.endswith(".h5"):
+def _said(name: Any, config: Any) -> Sequence[Mapping[str, Any]]:
+    """What the config of a model says of its layers: that of a class of one's own says nothing."""
+    layers = config.get("layers") if isinstance(config, Mapping) else None
+    if not isinstance(layers, Sequence):
         raise ValueError(
-            f"`weights` must be of layers of one kind, got {sorted(found)}, whose order the file "
-            "does not tell: save a .keras file"
+            f"`weights` must be of a Sequential or functional model, whose config says how its "
+            f"layers are joined, got {name}: give its layer"
         )
-    return found
+    for layer in layers:
+        named = isinstance(layer, Mapping) and isinstance(layer.get("config"), Mapping)
+        if not named or "class_name" not in layer or "name" not in layer["config"]:
+            raise ValueError(f"`weights` must name every layer in its config, got {layer!r}")
+    return layers
+
+
+def _found(layer: Mapping[str, Any], arrays: list[list[Any]] | None) -> list[Found]:
+    options = options_of(layer)
+    return list(zip(arrays or [[] for _ in options], options, strict=True))
+
+
+def _halves(arrays: list[Any]) -> list[list[Any]]:
+    """One direction or two, told by the number of arrays."""
+    half = len(arrays) // 2
+    return [arrays[:half], arrays[half:]] if len(arrays) in (4, 6) else [arrays]
+
+
+def _check_directions(one: list[Any], two: list[Any]) -> None:
+    """Refuse what may as well be two layers: the second reads as many features as the first has."""
+    if np.shape(two[0])[-2:-1] == np.shape(one[1])[-2:-1]:
+        raise ValueError(
+            "`weights` may be of two layers or of two directions: give [[…], […]] for a stack, "
+            "[[…]] with the arrays of both directions for a bidirectional layer"
+        )

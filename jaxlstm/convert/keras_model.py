@@ -11,7 +11,9 @@ import numpy as np
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
 from jaxlstm.convert import files
-from jaxlstm.convert.keras import ACTIVATIONS, ALLOWED, KINDS, arrays_of, snake
+from jaxlstm.convert.keras import ALLOWED, arrays_of
+from jaxlstm.convert.keras_files import snake
+from jaxlstm.convert.keras_layers import ACTIVATIONS, KINDS
 from jaxlstm.convert.parts import Part, take_apart
 
 NAMES = {ours: theirs for theirs, ours in ACTIVATIONS.items()}

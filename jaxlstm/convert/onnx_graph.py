@@ -1,6 +1,7 @@
 """The recurrent operators of a graph of ONNX, where they are a chain: each reads the one before."""
 
 from collections.abc import Collection, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class _Graph:
             return
         for name in sorted(read[0]):
             self.check_first(name)
-        for before, node, found in zip(self.nodes, self.nodes[1:], read[1:], strict=False):
+        for (before, node), found in zip(pairwise(self.nodes), read[1:], strict=True):
             for name in sorted(found - {before.output[0]}):
                 raise ValueError(
                     f"`weights` must be a chain of operators, got {self.maker(name)} before the "
