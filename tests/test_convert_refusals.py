@@ -379,3 +379,59 @@ def test_damage_in_files_of_keras_is_named(k, tmp_path):
         with h5py.File(tmp_path / "damaged.weights.h5", "w") as file:
             file[f"layers/{name}"] = array
         refused(message, jl.convert.keras.load, tmp_path / "damaged.weights.h5")
+
+
+# torch and Equinox.
+
+
+def state(layers=1, both=False, prefix=""):
+    found = {}
+    for k in range(layers):
+        for end in ("", "_reverse")[: 1 + both]:
+            inputs = I if k == 0 else H * (1 + both)
+            shapes = {"weight_ih": (4 * H, inputs), "weight_hh": (4 * H, H)}
+            shapes |= {"bias_ih": (4 * H,), "bias_hh": (4 * H,)}
+            found |= {f"{prefix}{n}_l{k}{end}": normal(*s) for n, s in shapes.items()}
+    return found
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "bias_ih_l0",
+        "bias_hh_l0",
+        "bias_hh_l2_reverse",
+        "weight_ih_l0_reverse",
+        "weight_hh_l1",
+        "weight_ih_l1",
+        "weight_ih_l2_reverse",
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "net.rnn."])
+def test_a_missing_weight_of_torch_is_named(missing, prefix):
+    given = state(layers=3, both=True, prefix=prefix)
+    assert jl.convert.torch.load(given, prefix=prefix)[0].description.factory == "stack"
+    del given[prefix + missing]
+    message = f"`weights` must hold '{prefix}{missing}'"
+    refused(message, jl.convert.torch.load, given, prefix=prefix)
+
+
+def test_a_layer_of_torch_that_lacks_is_named():
+    given = {name: array for name, array in state(layers=3).items() if "_l1" not in name}
+    refused("`weights` must hold 'weight_ih_l1'", jl.convert.torch.load, given)
+
+
+def test_a_module_within_a_module_says_its_nonlinearity():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.ModuleDict({"rnn": torch.nn.RNN(I, H, nonlinearity="relu")})
+    cell, _ = jl.convert.torch.load(module, prefix="rnn.")
+    assert cell == jl.rnn(input_size=I, hidden_size=H, activation="relu", recurrent_bias=True)
+    refused(r"`prefix` must be one of \['rnn.'\]", jl.convert.torch.load, module, prefix="no.")
+
+
+def test_a_bias_of_equinox_comes_with_the_other():
+    given = {"weight_ih": normal(3 * H, I), "weight_hh": normal(3 * H, H)}
+    assert jl.convert.equinox.load(given)[0].description.factory == "gru"
+    load = jl.convert.equinox.load
+    refused("`weights` must hold 'bias'", load, {**given, "bias_n": normal(H)})
+    refused("`weights` must hold 'bias_n'", load, {**given, "bias": normal(3 * H)})

@@ -53,9 +53,11 @@ def load(weights: Any, cell: Cell | None = None) -> tuple[Cell, Params]:
     parts: dict[str, Any] = {
         "kernel": fetch(weights, "weight_ih", (rows, None)).T,
         "recurrent_kernel": fetch(weights, "weight_hh", (rows, hidden)).T,
-        "bias": fetch(weights, "bias", (rows,)) if "bias" in weights else None,
     }
-    if kind == "gru" and parts["bias"] is not None:
+    biased = "bias" in weights or "bias_n" in weights
+    if biased:
+        parts["bias"] = fetch(weights, "bias", (rows,))
+    if kind == "gru" and biased:
         last = fetch(weights, "bias_n", (hidden,))
         parts["recurrent_bias"] = np.concatenate([np.zeros(2 * hidden, last.dtype), last])
     return build(kind, parts, cell, "Equinox", ALLOWED)

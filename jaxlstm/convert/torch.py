@@ -15,6 +15,7 @@ kept, so that a round trip is bit-exact; give a `cell` without `recurrent_bias` 
 `bias_ih` holds is all there is.
 """
 
+import re
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
@@ -40,6 +41,8 @@ ALLOWED = {
     "rnn": {"activation": ("relu",), "recurrent_bias": (True,), "use_bias": (False,)},
 }
 
+NAME = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(\d+)(_reverse)?")
+
 
 def load(
     weights: Any, cell: Cell | None = None, *, prefix: str = "", nonlinearity: str | None = None
@@ -51,8 +54,8 @@ def load(
             a `.pt` or `.pth` file (which needs torch, and is read with `weights_only`).
         cell: the cell that the weights are for; made to fit if None.
         prefix: what the names begin with, such as `"encoder.lstm."`.
-        nonlinearity: of `nn.RNN`, "tanh" or "relu"; that of the module, which arrays do not tell,
-            or else that of the cell, or "tanh".
+        nonlinearity: of `nn.RNN`, "tanh" or "relu"; that of the module at the prefix, which arrays
+            do not tell, or else that of the cell, or "tanh".
 
     Returns:
         The cell, and params of the type of the weights.
@@ -74,7 +77,7 @@ def load(
         (4, 16)
     """
     with files.named(weights):
-        nonlinearity = nonlinearity or getattr(weights, "nonlinearity", None)
+        nonlinearity = nonlinearity or _nonlinearity(weights, prefix)
         if nonlinearity is not None:
             check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         state = _state(weights)
@@ -83,9 +86,7 @@ def load(
             others = [name.removesuffix("weight_ih_l0") for name in ends]
             if others:
                 raise ValueError(f"`prefix` must be one of {others}, got {prefix!r}")
-        ways: list[int] = []
-        while not ways or f"{prefix}weight_ih_l{len(ways)}" in state:
-            ways.append(1 + (f"{prefix}weight_ih_l{len(ways)}_reverse" in state))
+        ways = _ways(state, prefix)
         layers = [
             [
                 _direction(state, prefix, f"_l{k}{end}", nonlinearity, own)
@@ -144,6 +145,25 @@ def dump(cell: Cell, params: Params, *, prefix: str = "") -> dict[str, np.ndarra
     return state
 
 
+def _ways(state: Mapping[str, Any], prefix: str) -> list[int]:
+    """How many directions each layer has, by whatever names there are of any."""
+    names = (str(name) for name in state)
+    found = (NAME.fullmatch(n.removeprefix(prefix)) for n in names if n.startswith(prefix))
+    ends = {(int(match[1]), bool(match[2])) for match in found if match}
+    layers = 1 + max((layer for layer, _ in ends), default=0)
+    return [2 if any(reverse for _, reverse in ends) else 1] * layers
+
+
+def _nonlinearity(weights: Any, prefix: str) -> str | None:
+    """What a module says of itself, or of the one within it that the names are of."""
+    if prefix and hasattr(weights, "get_submodule"):
+        try:
+            weights = weights.get_submodule(prefix.removesuffix("."))
+        except AttributeError:  # there is none: the names of the weights are what says so
+            return None
+    return getattr(weights, "nonlinearity", None)
+
+
 def _state(weights: Any) -> Mapping[str, Any]:
     if isinstance(weights, str | PathLike):
         return files.read_torch(weights)
@@ -171,7 +191,7 @@ def _direction(
         hidden = projection.shape[1]
     kind = count_blocks(rows, hidden, f"'{prefix}weight_ih{end}'")
     width = BLOCKS[kind] * hidden
-    biased = f"{prefix}bias_ih{end}" in state
+    biased = any(f"{prefix}bias_{side}{end}" in state for side in ("ih", "hh"))
     weights = {
         "kernel": get("weight_ih", width, inputs).T,
         "recurrent_kernel": get("weight_hh", width, outputs).T,
