@@ -435,3 +435,51 @@ def test_a_bias_of_equinox_comes_with_the_other():
     load = jl.convert.equinox.load
     refused("`weights` must hold 'bias'", load, {**given, "bias_n": normal(H)})
     refused("`weights` must hold 'bias_n'", load, {**given, "bias": normal(3 * H)})
+
+
+def test_bfloat16_goes_back_to_torch_as_the_docstring_says():
+    torch = pytest.importorskip("torch")
+    module = torch.nn.LSTM(I, H).bfloat16()
+    arrays = jl.convert.torch.dump(*jl.convert.torch.load(module))
+    again = {
+        name: torch.from_numpy(array.view("int16")).view(torch.bfloat16)
+        for name, array in arrays.items()
+    }
+    other = torch.nn.LSTM(I, H).bfloat16()
+    other.load_state_dict(again)
+    for name, weight in module.state_dict().items():
+        assert torch.equal(other.state_dict()[name], weight)
+
+
+# Files of safetensors.
+
+
+def test_what_stands_beside_the_weights_may_be_of_any_type(tmp_path):
+    files = pytest.importorskip("safetensors.numpy")
+    given = state(prefix="lstm.") | {"norm.steps": np.array(3), "mask": np.array([True])}
+    files.save_file(given, tmp_path / "net.safetensors")
+    cell, _ = jl.convert.torch.load(tmp_path / "net.safetensors", prefix="lstm.")
+    assert cell == sized(recurrent_bias=True)
+    files.save_file(given | {"lstm.bias_ih_l0": np.zeros(16, int)}, tmp_path / "int.safetensors")
+    refused(
+        r"`weights` 'lstm.bias_ih_l0' must be floating point, got int64, in '.*int\.safetensors'",
+        jl.convert.torch.load,
+        tmp_path / "int.safetensors",
+        prefix="lstm.",
+    )
+
+
+def test_other_arrays_in_our_file_do_not_stand_for_the_params(tmp_path):
+    pytest.importorskip("safetensors")
+    cell, file = sized(), tmp_path / "net.safetensors"
+    params = params_of(cell)
+    for others, message in [
+        ({"bias": np.ones(7, "f")}, r"`others` must have names that .* have not, got \['bias'\]"),
+        ({"ids": [1, 2]}, "`others` 'ids' must be floating point, got int64"),
+        ({"names": "abc"}, "`others` 'names' must be floating point, got <U3"),
+    ]:
+        refused(message, jl.convert.safetensors.dump, cell, params, file, others=others)
+    jl.convert.safetensors.dump(cell, params, file, others={"w": [1.0, 2.0], "v": jnp.ones(2)})
+    assert jl.convert.safetensors.load(file)[0] == cell
+    arrays, _ = jl.convert.safetensors.read(file)
+    np.testing.assert_array_equal(arrays["w"], [1.0, 2.0])

@@ -106,7 +106,9 @@ def dump(cell: Cell, params: Params, *, prefix: str = "") -> dict[str, np.ndarra
         prefix: what the names shall begin with.
 
     Returns:
-        NumPy arrays by name; `{k: torch.from_numpy(v)}` of it is what `load_state_dict` takes.
+        NumPy arrays by name; `{k: torch.from_numpy(v)}` of it is what `load_state_dict` takes. Of
+        bfloat16, which NumPy does not tell torch, `torch.from_numpy(v.view("int16"))` has the bits:
+        it is to be followed by `.view(torch.bfloat16)`.
 
     Raises:
         ValueError: when torch cannot express the cell: its message names the option.
@@ -139,7 +141,7 @@ def dump(cell: Cell, params: Params, *, prefix: str = "") -> dict[str, np.ndarra
             if w.get("projection") is not None:
                 names["weight_hr"] = w["projection"].T
             state |= {
-                f"{prefix}{name}_l{k}{end}": np.ascontiguousarray(array)
+                f"{prefix}{name}_l{k}{end}": np.array(array, order="C")  # torch wants to write
                 for name, array in names.items()
             }
     return state
