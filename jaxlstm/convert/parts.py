@@ -44,8 +44,11 @@ class Part(NamedTuple):
     weights: dict[str, Any]
 
 
-def to_numpy(name: str, value: Any) -> Array:
-    """An array of anybody's, as NumPy's: of jax, torch or a Flax variable, without their import."""
+def to_numpy(name: str, value: Any, argument: str = "weights") -> Array:
+    """An array of anybody's, as NumPy's: of jax, torch or a Flax variable, without their import.
+
+    Errors call it by its name within the argument.
+    """
     value = getattr(value, "raw_value", value)
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -53,7 +56,7 @@ def to_numpy(name: str, value: Any) -> Array:
             return np.asarray(value.float()).astype(jnp.bfloat16)
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"`weights` '{name}' must be floating point, got {array.dtype}")
+        raise TypeError(f"`{argument}` '{name}' must be floating point, got {array.dtype}")
     return array
 
 

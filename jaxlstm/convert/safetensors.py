@@ -20,7 +20,7 @@ from jaxlstm.cells import Cell, from_dict, to_dict
 from jaxlstm.cells.base import Params
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.convert import files
-from jaxlstm.convert.parts import refuse_wide
+from jaxlstm.convert.parts import refuse_wide, to_numpy
 
 KEY, OTHERS = "jaxlstm.cell", "jaxlstm.others"
 DTYPES = {
@@ -29,6 +29,14 @@ DTYPES = {
     "F16": np.dtype("float16"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# What others write besides: `read` gives it, no cell takes it.
+READABLE = DTYPES | {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "BOOL": np.dtype("bool"),
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+}
 
 
 def dump(
@@ -36,7 +44,7 @@ def dump(
     params: Params,
     path: str | PathLike[str],
     *,
-    others: Mapping[str, np.ndarray] | None = None,
+    others: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a cell and its params into one file.
 
@@ -47,8 +55,8 @@ def dump(
         others: more arrays by name, such as those of a readout; `read` gives them, `load` does not.
 
     Raises:
-        TypeError: when the cell cannot be described.
-        ValueError: when the params are not those of the cell.
+        TypeError: when the cell cannot be described, or others are no floating-point arrays.
+        ValueError: when the params are not those of the cell, or others have a name of theirs.
         ModuleNotFoundError: without the package safetensors.
 
     Examples:
@@ -63,7 +71,10 @@ def dump(
         (True, True)
     """
     check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
-    arrays, others = flat(params), dict(others or {})
+    arrays = flat(params)
+    others = {name: to_numpy(name, array, "others") for name, array in (others or {}).items()}
+    if taken := sorted(arrays.keys() & others.keys()):
+        raise ValueError(f"`others` must have names that the params have not, got {taken}")
     metadata = {KEY: json.dumps(to_dict(cell)), OTHERS: json.dumps(sorted(others))}
     write(path, {**others, **arrays}, metadata)
 
@@ -98,6 +109,7 @@ def load(
         names = [name for name, _ in _named(like)]
         if sorted(names) != sorted(arrays):
             raise ValueError(f"`weights` must hold {sorted(names)}, got {sorted(arrays)}")
+        arrays = {name: to_numpy(name, array) for name, array in arrays.items()}
         refuse_wide(arrays.values())
         leaves = [jnp.asarray(arrays[name]) for name in names]
         params = jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -136,9 +148,9 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, st
         raise ValueError(f"`weights` must be a safetensors file ({error})") from None
     arrays = {}
     for name, entry in entries:
-        if entry["dtype"] not in DTYPES:
-            raise ValueError(f"`weights` '{name}' must be floating point, got {entry['dtype']}")
-        flat_array = np.frombuffer(entry["data"], DTYPES[entry["dtype"]])
+        if entry["dtype"] not in READABLE:
+            raise ValueError(f"`weights` '{name}' must be of NumPy's types, got {entry['dtype']}")
+        flat_array = np.frombuffer(entry["data"], READABLE[entry["dtype"]])
         arrays[name] = flat_array.reshape(entry["shape"])
     return arrays, metadata
 
