@@ -483,3 +483,25 @@ def test_other_arrays_in_our_file_do_not_stand_for_the_params(tmp_path):
     assert jl.convert.safetensors.load(file)[0] == cell
     arrays, _ = jl.convert.safetensors.read(file)
     np.testing.assert_array_equal(arrays["w"], [1.0, 2.0])
+
+
+# Haiku.
+
+
+def linear(rows, width):
+    return {"w": normal(rows, width), "b": normal(width)}
+
+
+def test_the_recurrent_module_of_haiku_is_found_or_refused():
+    load, lstm, head = jl.convert.haiku.load, linear(I + H, 4 * H), linear(H, 8)
+    gru = {"w_i": normal(I, 3 * H), "w_h": normal(H, 3 * H), "b": normal(3 * H)}
+    for given in ({"lstm/linear": lstm}, {"lstm/linear": lstm, "linear": head}, lstm):
+        cell, params = load(given)
+        assert cell == sized()
+        np.testing.assert_array_equal(params.kernel[:, :H], lstm["w"][:I, :H])
+    assert load({"linear": head, "gru": gru})[0].description.factory == "gru"
+    one = "`weights` must be of one LSTM or GRU, got "
+    two = {"lstm/linear": lstm, "lstm_1/linear": lstm}
+    refused(rf"{one}\['lstm/linear', 'lstm_1/linear'\]", load, {**two, "linear": head})
+    refused(rf"{one}\['gru', 'lstm/linear'\]", load, {"gru": gru, "lstm/linear": lstm})
+    refused(rf"{one}\['a', 'b'\]", load, {"a": head, "b": head})

@@ -28,8 +28,8 @@ def load(weights: Mapping[str, Any], cell: Cell | None = None) -> tuple[Cell, Pa
     """A cell and its params out of Haiku's.
 
     Args:
-        weights: what `transform(…).init` gave for one `hk.LSTM` or `hk.GRU`, such as
-            `{"lstm/linear": {"w": …, "b": …}}`, or the inner mapping alone.
+        weights: what `transform(…).init` gave, such as `{"lstm/linear": {"w": …, "b": …}}`, where
+            one module alone can be an `hk.LSTM` or `hk.GRU`, or the inner mapping of that module.
         cell: the cell that the weights are for; made to fit if None.
 
     Returns:
@@ -37,7 +37,8 @@ def load(weights: Mapping[str, Any], cell: Cell | None = None) -> tuple[Cell, Pa
 
     Raises:
         TypeError: when `weights` is no mapping.
-        ValueError: when a weight is missing, has another shape, or does not fit the cell.
+        ValueError: when a weight is missing, has another shape, or does not fit the cell, or none
+            or several of the modules may be recurrent.
 
     Examples:
         >>> import numpy as np, jaxlstm as jl
@@ -47,7 +48,7 @@ def load(weights: Mapping[str, Any], cell: Cell | None = None) -> tuple[Cell, Pa
         (lstm(input_size=3, hidden_size=4), Array([1., 1., 1., 1.], dtype=float32))
     """
     check_mapping(weights)
-    flat = {name.rsplit(".", 1)[-1]: value for name, value in flatten(weights).items()}
+    flat = _module(flatten(weights))
     if "w" in flat:
         rows, width = fetch(flat, "w", (None, None)).shape
         hidden = width // 4
@@ -101,6 +102,28 @@ def dump(cell: Cell, params: Params) -> dict[str, dict[str, np.ndarray]]:
     both = np.concatenate([w["kernel"], w["recurrent_kernel"]])
     linear = {"w": blocks(both, "ifgo", "igfo"), "b": blocks(bias, "ifgo", "igfo")}
     return {"lstm/linear": linear}
+
+
+def _module(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of the one module that is recurrent, by the names of them that it has."""
+    modules: dict[str, dict[str, Any]] = {}
+    for name, array in flat.items():
+        owner, _, leaf = name.rpartition(".")
+        modules.setdefault(owner, {})[leaf] = array
+    if len(modules) == 1:
+        return next(iter(modules.values()))
+    found = [name for name, arrays in modules.items() if _is_recurrent(name, arrays)]
+    if len(found) != 1:
+        raise ValueError(f"`weights` must be of one LSTM or GRU, got {sorted(found or modules)}")
+    return modules[found[0]]
+
+
+def _is_recurrent(name: str, arrays: Mapping[str, Any]) -> bool:
+    """Whether a module is a GRU, or the linear part that Haiku's LSTM names so below itself."""
+    if not name.endswith("/linear") or np.ndim(arrays.get("w", 0)) != 2:
+        return "w_h" in arrays
+    rows, width = np.shape(arrays["w"])
+    return width % 4 == 0 and rows > width // 4
 
 
 def _flip(array: np.ndarray) -> np.ndarray:
