@@ -505,3 +505,49 @@ def test_the_recurrent_module_of_haiku_is_found_or_refused():
     refused(rf"{one}\['lstm/linear', 'lstm_1/linear'\]", load, {**two, "linear": head})
     refused(rf"{one}\['gru', 'lstm/linear'\]", load, {"gru": gru, "lstm/linear": lstm})
     refused(rf"{one}\['a', 'b'\]", load, {"a": head, "b": head})
+
+
+# Flax.
+
+
+def test_a_cell_of_nnx_says_its_activations():
+    nnx = pytest.importorskip("flax.nnx")
+    load, x, kinds = jl.convert.flax.load, jnp.asarray(normal(B, T, I)), {}
+    for kind, options in {
+        "SimpleCell": {"activation_fn": nnx.relu},
+        "LSTMCell": {"activation_fn": nnx.relu},
+        "OptimizedLSTMCell": {"activation_fn": nnx.silu, "gate_fn": nnx.tanh},
+        "GRUCell": {"gate_fn": nnx.hard_sigmoid},
+    }.items():
+        theirs = nnx.RNN(getattr(nnx, kind)(I, H, rngs=nnx.Rngs(0), **options))
+        cell, params = kinds[kind], _ = load(theirs)
+        assert load(theirs.cell)[0] == cell
+        np.testing.assert_allclose(outputs(cell, params, x), theirs(x), atol=1e-6)
+    assert kinds["SimpleCell"] == jl.rnn(input_size=I, hidden_size=H, activation="relu")
+    assert kinds["LSTMCell"] == sized(activation="relu")
+    said = dict(kinds["GRUCell"].description.arguments)
+    assert said["recurrent_activation"] is nnx.hard_sigmoid
+    theirs = nnx.LSTMCell(I, H, activation_fn=nnx.relu, rngs=nnx.Rngs(0))
+    refused("`cell` must have `activation='relu'`, as these weights of Flax", load, theirs, sized())
+    assert load(theirs, activation="identity")[0] == sized(activation="identity")
+
+
+def test_what_a_module_of_nnx_does_besides_is_refused():
+    nnx = pytest.importorskip("flax.nnx")
+    load, rngs = jl.convert.flax.load, nnx.Rngs(0)
+    simple = nnx.SimpleCell(I, H, residual=True, rngs=rngs)
+    refused("`residual` of SimpleCell must be False, got True", load, simple)
+    refused("`residual` of SimpleCell must be False, got True", load, nnx.RNN(simple))
+    refused("`reverse` is no matter", load, nnx.RNN(nnx.GRUCell(I, H, rngs=rngs), reverse=True))
+
+
+def test_gates_of_flax_are_of_one_shape():
+    other = sized(activation="relu", output_activation="tanh")
+    message = "`output_activation='tanh'` of lstm cannot be expressed by Flax"
+    refused(message, jl.convert.flax.dump, other, params_of(other))
+    for name, array in (("if_.kernel", normal(5, H)), ("hg.kernel", normal(H, 5)), ("ho.bias", 1)):
+        given = jl.convert.flax.dump(sized(), params_of(sized()))
+        owner, leaf = name.split(".")
+        given[owner][leaf] = normal(8) if leaf == "bias" else array
+        message = rf"`weights` '{name.replace('if_', 'if')}' must have shape \[.*\], got \["
+        refused(message, jl.convert.flax.load, given)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxlstm.cells import Cell
+from jaxlstm.cells.activations import ACTIVATIONS, Activation
 from jaxlstm.cells.base import Params, check_choice
 from jaxlstm.convert import files
 from jaxlstm.convert.parts import (
@@ -31,7 +32,7 @@ from jaxlstm.convert.parts import (
 GATES = {"lstm": "ifgo", "gru": "rzn"}
 STYLES = ("nnx", "nnx_optimized", "linen")
 ALLOWED = {
-    "lstm": {"activation": (), "recurrent_activation": (), "output_activation": ()},
+    "lstm": {"activation": (), "recurrent_activation": ()},
     "gru": {"activation": (), "recurrent_activation": ()},
     "rnn": {"activation": ()},
 }
@@ -44,14 +45,16 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
         weights: an nnx cell or its `nnx.state(…)`, linen's variables (with or without `"params"`),
             those of Flax's `RNN` around a cell, or any nested mapping of arrays with these names.
         cell: the cell that the weights are for; made to fit if None.
-        **options: of the cell that is made: `activation`, `recurrent_activation`.
+        **options: of the cell that is made: `activation`, `recurrent_activation`; those of the nnx
+            cell, which arrays do not tell.
 
     Returns:
         The cell, and params of the type of the weights.
 
     Raises:
         TypeError: when `weights` is none of these.
-        ValueError: when a weight is missing, has another shape, or does not fit the cell.
+        ValueError: when a weight is missing, has another shape, or does not fit the cell, or the
+            nnx cell adds its carry or is read backwards.
 
     Examples:
         >>> import jax, jaxlstm as jl
@@ -63,6 +66,7 @@ def load(weights: Any, cell: Cell | None = None, **options: Any) -> tuple[Cell, 
     """
     if type(weights).__module__.startswith("flax.nnx") and not isinstance(weights, Mapping):
         nnx = files.need("flax.nnx", "a cell of Flax")
+        options = {**_said(weights), **options}
         weights = nnx.state(weights, nnx.Param)
     check_mapping(weights)
     for around in ("params", "cell"):
@@ -133,6 +137,27 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _said(module: Any) -> dict[str, Any]:
+    """What a module of nnx says of itself and its arrays do not."""
+    if getattr(module, "reverse", False):
+        raise ValueError(
+            "`reverse` is no matter of weights: load the cell, and tell it to `unroll`"
+        )
+    cell = getattr(module, "cell", module)
+    if getattr(cell, "residual", False):
+        raise ValueError(f"`residual` of {type(cell).__name__} must be False, got True")
+    names = {"activation": "activation_fn", "recurrent_activation": "gate_fn"}
+    return {
+        ours: _our_name(getattr(cell, theirs))
+        for ours, theirs in names.items()
+        if hasattr(cell, theirs)
+    }
+
+
+def _our_name(function: Activation) -> Activation:
+    return next((name for name, ours in ACTIVATIONS.items() if ours is function), function)
+
+
 def _value(leaf: Any) -> Any:
     return leaf.get_value() if hasattr(leaf, "get_value") else leaf
 
@@ -155,19 +180,22 @@ def _joint(flat: dict[str, Any], cell: Cell | None, options: dict[str, Any]) -> 
 def _gates(flat: dict[str, Any], kind: str) -> dict[str, Any]:
     gates = GATES[kind]
 
-    def joined(prefix: str, leaf: str, *shape: int | None) -> np.ndarray:
+    hidden = fetch(flat, f"h{gates[0]}.kernel", (None, None)).shape[1]
+    inputs = fetch(flat, f"i{gates[0]}.kernel", (None, hidden)).shape[0]
+
+    def joined(prefix: str, leaf: str, *shape: int) -> np.ndarray:
         each = [fetch(flat, f"{prefix}{gate}.{leaf}", shape) for gate in gates]
         return np.concatenate(each, axis=-1)
 
     weights: dict[str, Any] = {
-        "kernel": joined("i", "kernel", None, None),
-        "recurrent_kernel": joined("h", "kernel", None, None),
+        "kernel": joined("i", "kernel", inputs, hidden),
+        "recurrent_kernel": joined("h", "kernel", hidden, hidden),
     }
     if kind == "lstm":
-        weights["bias"] = joined("h", "bias", None)
+        weights["bias"] = joined("h", "bias", hidden)
         return weights
-    weights["bias"] = joined("i", "bias", None)
-    last = fetch(flat, "hn.bias", (None,))
+    weights["bias"] = joined("i", "bias", hidden)
+    last = fetch(flat, "hn.bias", (hidden,))
     weights["recurrent_bias"] = np.concatenate([np.zeros_like(last)] * 2 + [last])
     return weights
 
