@@ -551,3 +551,87 @@ def test_gates_of_flax_are_of_one_shape():
         given[owner][leaf] = normal(8) if leaf == "bias" else array
         message = rf"`weights` '{name.replace('if_', 'if')}' must have shape \[.*\], got \["
         refused(message, jl.convert.flax.load, given)
+
+
+# Whole models.
+
+WRITERS = {".keras": "keras_model", ".onnx": "onnx_model"}
+
+
+def written(suffix, cell, folder, **around):
+    pytest.importorskip("h5py" if suffix == ".keras" else "onnx")
+    params, file = params_of(cell), folder / f"net{suffix}"
+    getattr(jl.convert, WRITERS[suffix]).write(file, cell, params, **around)
+    return params, file
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_what_stands_around_a_whole_model_must_fit(suffix, tmp_path):
+    two = jl.bidirectional(sized(), sized())
+    mixed = jl.stack(sized(), jl.lstm(input_size=H, hidden_size=2, param_dtype="float16"))
+    kernel, bias = normal(H, 2), normal(2)
+    for cell, around, message in [
+        (two, {"every_step": False}, "`every_step` must be True for a bidirectional cell"),
+        (mixed, {}, r"`params` must be of one type .*, got \['float16', 'float32'\]"),
+        (sized(), {"embedding": normal(7, 5)}, r"`embedding` must have shape \[any, 3\], got "),
+        (sized(), {"embedding": normal(7)}, r"`embedding` must have shape \[any, 3\], got \[7\]"),
+        (sized(), {"embedding": np.eye(3, dtype=int)}, "`embedding` must be floating point, got"),
+        (sized(), {"readout": kernel}, "`readout` must be a pair of .*, got ndarray"),
+        (sized(), {"readout": (normal(9, 2), bias)}, r"`readout` 'kernel' must have .* \[4, any\]"),
+        (two, {"readout": (kernel, bias)}, r"`readout` 'kernel' must have shape \[8, any\], got"),
+        (sized(), {"readout": (kernel, normal(3))}, r"`readout` 'bias' must have shape \[2\], got"),
+    ]:
+        refused(message, written, suffix, cell, tmp_path, **around)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("without", [False, True])
+def test_a_whole_model_has_one_type(suffix, without, tmp_path):
+    kernel, bias = normal(H, 2, dtype="float64"), None if without else normal(2, dtype="float64")
+    table, x = normal(7, I, dtype="float64"), NUMBERS.integers(0, 7, (B, T))
+    params, file = written(suffix, sized(), tmp_path, embedding=table, readout=(kernel, bias))
+    if suffix == ".keras":
+        found = pytest.importorskip("keras").models.load_model(file)(x)
+    else:
+        runtime = pytest.importorskip("onnxruntime")
+        session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        [found] = session.run(["outputs"], {"inputs": x, "lengths": np.full(B, T, "int32")})
+    wanted = outputs(sized(), params, table[x].astype("f")) @ kernel + (0 if without else bias)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_onnx_has_no_bfloat16(tmp_path):
+    message = "`params` must be of float16, float32, float64 for ONNX, got bfloat16"
+    refused(message, written, ".onnx", sized(param_dtype="bfloat16"), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_keras_takes_half_precision_and_gives_it_back(dtype, tmp_path):
+    one = sized(param_dtype=dtype)
+    cell = jl.stack(
+        jl.bidirectional(one, one), jl.gru(input_size=2 * H, hidden_size=2, param_dtype=dtype)
+    )
+    params, file = written(".keras", cell, tmp_path, readout=(np.eye(2), None))
+    model = pytest.importorskip("keras").models.load_model(file)
+    x = normal(B, T, I)
+    wanted = outputs(jl.stack(*cell_in_float32(cell)), jax.tree.map(jnp.float32, params), x)
+    np.testing.assert_allclose(np.asarray(model(x), "f"), wanted, atol=0.03)
+    again = tmp_path / "again.keras"
+    model.save(again)
+    model.save_weights(tmp_path / "again.weights.h5")
+    for given in (file, again, model):
+        assert_same(jl.convert.keras.load(given), (cell, params))
+
+
+def cell_in_float32(cell):
+    one, two = sized(), jl.gru(input_size=2 * H, hidden_size=2)
+    return jl.bidirectional(one, one), two
+
+
+def assert_same(found, wanted):
+    assert found[0] == wanted[0]
+    assert jax.tree.structure(found[1]) == jax.tree.structure(wanted[1])
+    for one, other in zip(jax.tree.leaves(found[1]), jax.tree.leaves(wanted[1]), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)

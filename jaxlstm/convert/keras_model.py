@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
-from jaxlstm.convert import files
+from jaxlstm.convert import around, files
 from jaxlstm.convert.keras import ALLOWED, arrays_of
 from jaxlstm.convert.keras_files import snake
 from jaxlstm.convert.keras_layers import ACTIVATIONS, KINDS
@@ -39,12 +39,16 @@ def write(
         path: the file; replaced in one step when all has been written.
         cell: `lstm`, `gru` or `rnn`, stacked or bidirectional.
         params: its params.
-        embedding: [V, I], a vector for each symbol; None for features.
-        readout: the kernel [H, O] and the bias [O] of a linear readout; None for none.
-        every_step: whether there is an output for each step, or for the last valid one alone.
+        embedding: [V, I], a vector for each symbol, written in the type of the params; None for
+            features.
+        readout: the kernel [H, O] and the bias [O] of a linear readout, written in that type too, a
+            bias of None as zeros; None for none.
+        every_step: whether there is an output for each step, or for the last valid one alone, then
+            of a cell of one direction.
 
     Raises:
-        ValueError: when Keras cannot express the cell.
+        TypeError: when the embedding or the readout is not floating point.
+        ValueError: when Keras cannot express the cell, or what is around it does not fit.
         ModuleNotFoundError: without the package h5py.
     """
     h5py = files.need("h5py", "a file of Keras")
@@ -54,6 +58,11 @@ def write(
         for kind in CLASSES
     }
     layers = take_apart(cell, params, "a Keras model", allowed)
+    first, last = layers[0][0].weights["kernel"], layers[-1]
+    sizes = first.shape[0], sum(part.weights["recurrent_kernel"].shape[0] for part in last)
+    dtype, embedding, readout = around.check(
+        params, sizes, len(last), embedding, readout, every_step
+    )
     configs, arrays, seen = [], {}, {}
 
     def add(name: str, config: dict[str, Any], groups: dict[str, list[Any]]) -> None:
@@ -64,8 +73,6 @@ def write(
         for group, values in groups.items():
             arrays.update({f"layers/{unique}/{group}/{k}": a for k, a in enumerate(values)})
 
-    first = layers[0][0].weights["kernel"]
-    dtype = first.dtype.name
     if embedding is None:
         shape, kind = [None, None, first.shape[0]], dtype
     else:
@@ -102,7 +109,9 @@ def write(
     weights = io.BytesIO()
     with h5py.File(weights, "w") as file:
         for name, array in arrays.items():
-            file[name] = np.asarray(array)
+            file[name] = array
+            if dtype == "bfloat16":  # which HDF5 has no type for
+                file[name].attrs["dtype"] = dtype
     config = _layer("Sequential", {"name": "jaxlstm", "layers": configs}, module="keras")
     with files.whole(path) as name, zipfile.ZipFile(name, "w") as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.0.0"}))
@@ -120,6 +129,8 @@ def _options(part: Part) -> dict[str, Any]:
         "units": options["hidden_size"],
         "activation": NAMES[options["activation"]],
         "use_bias": options["use_bias"],
+        # Keras builds a layer before it reads its weights, and draws no QR in half precision.
+        "recurrent_initializer": "zeros",
     }
     if part.kind != "rnn":
         config["recurrent_activation"] = NAMES[options["recurrent_activation"]]

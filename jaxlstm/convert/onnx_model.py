@@ -7,10 +7,12 @@ import numpy as np
 
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
-from jaxlstm.convert import files
+from jaxlstm.convert import around, files
 from jaxlstm.convert.onnx import count_ways, dump
 
 OPSET = 17
+# What its recurrent operators take.
+TYPES = ("float16", "float32", "float64")
 
 
 def write(
@@ -33,16 +35,28 @@ def write(
         path: the file; replaced in one step when all has been written.
         cell: `lstm`, `gru` or `rnn`, stacked or bidirectional.
         params: its params.
-        embedding: [V, I], a vector for each symbol; None for features.
-        readout: the kernel [H, O] and the bias [O] of a linear readout; None for none.
+        embedding: [V, I], a vector for each symbol, written in the type of the params; None for
+            features.
+        readout: the kernel [H, O] and the bias [O] of a linear readout, written in that type too, a
+            bias of None as zeros; None for none.
         every_step: whether there is an output for each step; else that of the last layer's state,
             which must be of one direction.
 
     Raises:
-        ValueError: when ONNX cannot express the cell.
+        TypeError: when the embedding or the readout is not floating point.
+        ValueError: when ONNX cannot express the cell or its type, or what is around it does not
+            fit.
         ModuleNotFoundError: without the package onnx.
     """
     onnx = files.need("onnx", "an ONNX model")
+    layers = dump(cell, params)
+    ways, inputs = count_ways(layers[-1]), layers[0].arrays["W"].shape[2]
+    width = layers[-1].attributes["hidden_size"] * ways
+    dtype, embedding, readout = around.check(
+        params, (inputs, width), ways, embedding, readout, every_step
+    )
+    if dtype not in TYPES:
+        raise ValueError(f"`params` must be of {', '.join(TYPES)} for ONNX, got {dtype}")
     helper, of_array = onnx.helper, onnx.numpy_helper.from_array
     nodes, stored, states = [], [], []
 
@@ -58,7 +72,6 @@ def write(
     if embedding is not None:
         x = add("Gather", [put("embedding", embedding), x], ["embedded"], axis=0)
     x = add("Transpose", [x], ["time_major"], perm=[1, 0, 2])
-    layers = dump(cell, params)
     for k, layer in enumerate(layers):
         lstm = layer.op == "LSTM"
         peephole = ["", "", put(f"P_{k}", layer.arrays["P"])] if "P" in layer.arrays else []
@@ -68,40 +81,33 @@ def write(
         ]
         outputs = [f"Y_{k}", f"hidden_{k}"] + [f"cell_{k}"] * lstm
         y = add(layer.op, [x, *weights, "lengths", *peephole], outputs, **layer.attributes)
-        ways = count_ways(layer)
-        shape = [ways, "B", layer.attributes["hidden_size"]]
+        shape = [count_ways(layer), "B", layer.attributes["hidden_size"]]
         states += [(name, shape) for name in outputs[1:]]
         y = add("Transpose", [y], [f"Y_{k}_joined"], perm=[0, 2, 1, 3])
         x = add("Reshape", [y, put(f"shape_{k}", np.array([0, 0, -1]))], [f"Y_{k}_flat"])
-    ways = count_ways(layers[-1])
-    width = layers[-1].attributes["hidden_size"] * ways
     if every_step:
         x = add("Transpose", [x], ["batch_major"], perm=[1, 0, 2])
-    elif ways == 2:
-        raise ValueError("`every_step` must be True for a bidirectional cell, got False")
     else:
         x = add("Squeeze", [f"hidden_{len(layers) - 1}", put("first", np.array([0]))], ["last"])
     if readout is not None:
         kernel, bias = readout
         x = add("MatMul", [x, put("readout_kernel", kernel)], ["product"])
         x = add("Add", [x, put("readout_bias", bias)], ["read"])
-        width = np.shape(kernel)[1]
+        width = kernel.shape[1]
     add("Identity", [x], ["outputs"])
 
-    kind = helper.np_dtype_to_tensor_dtype(np.asarray(layers[0].arrays["W"]).dtype)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     whole, symbols = onnx.TensorProto.INT32, onnx.TensorProto.INT64
     if embedding is None:
-        inputs = helper.make_tensor_value_info(
-            "inputs", kind, ["B", "T", int(layers[0].arrays["W"].shape[2])]
-        )
+        given = helper.make_tensor_value_info("inputs", kind, ["B", "T", int(inputs)])
     else:
-        inputs = helper.make_tensor_value_info("inputs", symbols, ["B", "T"])
+        given = helper.make_tensor_value_info("inputs", symbols, ["B", "T"])
     lengths = helper.make_tensor_value_info("lengths", whole, ["B"])
     shape = ["B", "T", int(width)] if every_step else ["B", int(width)]
     graph = helper.make_graph(
         nodes,
         "jaxlstm",
-        [inputs, lengths],
+        [given, lengths],
         [helper.make_tensor_value_info(n, kind, s) for n, s in [("outputs", shape), *states]],
         stored,
     )

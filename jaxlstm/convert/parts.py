@@ -44,11 +44,13 @@ class Part(NamedTuple):
     weights: dict[str, Any]
 
 
-def to_numpy(name: str, value: Any, argument: str = "weights") -> Array:
-    """An array of anybody's, as NumPy's: of jax, torch or a Flax variable, without their import.
+def to_numpy(name: str, value: Any) -> Array:
+    """One of the weights, as NumPy's array."""
+    return floating(f"`weights` '{name}'", value)
 
-    Errors call it by its name within the argument.
-    """
+
+def floating(label: str, value: Any) -> Array:
+    """An array of anybody's, as NumPy's: of jax, torch or a Flax variable, without their import."""
     value = getattr(value, "raw_value", value)
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -56,7 +58,7 @@ def to_numpy(name: str, value: Any, argument: str = "weights") -> Array:
             return np.asarray(value.float()).astype(jnp.bfloat16)
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"`{argument}` '{name}' must be floating point, got {array.dtype}")
+        raise TypeError(f"{label} must be floating point, got {array.dtype}")
     return array
 
 
@@ -72,15 +74,18 @@ def fetch(weights: Mapping[str, Any], name: str, shape: Sequence[int | None]) ->
     """One array out of many, of the shape expected; None in the shape stands for any size."""
     if name not in weights:
         raise ValueError(f"`weights` must hold '{name}', got {sorted(map(str, weights))}")
-    array = to_numpy(name, weights[name])
+    return shaped(f"`weights` '{name}'", to_numpy(name, weights[name]), shape)
+
+
+def shaped(label: str, array: Array, shape: Sequence[int | None]) -> Array:
+    """The array, where it is of the shape expected; None stands for any size."""
     fits = len(array.shape) == len(shape) and all(
         want is None or want == have for want, have in zip(shape, array.shape, strict=True)
     )
     if not fits:
         wanted = ["any" if size is None else size for size in shape]
         raise ValueError(
-            f"`weights` '{name}' must have shape {str(wanted).replace(chr(39), '')}, got "
-            f"{list(array.shape)}"
+            f"{label} must have shape {str(wanted).replace(chr(39), '')}, got {list(array.shape)}"
         )
     return array
 

@@ -20,7 +20,7 @@ from jaxlstm.cells import Cell, from_dict, to_dict
 from jaxlstm.cells.base import Params
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.convert import files
-from jaxlstm.convert.parts import refuse_wide, to_numpy
+from jaxlstm.convert.parts import floating, refuse_wide, to_numpy
 
 KEY, OTHERS = "jaxlstm.cell", "jaxlstm.others"
 DTYPES = {
@@ -72,7 +72,7 @@ def dump(
     """
     check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
     arrays = flat(params)
-    others = {name: to_numpy(name, array, "others") for name, array in (others or {}).items()}
+    others = {name: floating(f"`others` '{name}'", a) for name, a in (others or {}).items()}
     if taken := sorted(arrays.keys() & others.keys()):
         raise ValueError(f"`others` must have names that the params have not, got {taken}")
     metadata = {KEY: json.dumps(to_dict(cell)), OTHERS: json.dumps(sorted(others))}
