@@ -86,7 +86,10 @@ def graph(*nodes, **stored):
     """A model of nodes, each (op, inputs, outputs, attributes), reading 'x'."""
     onnx = pytest.importorskip("onnx")
     helper = onnx.helper
-    made = [helper.make_node(op, i.split(), o.split(), **more) for op, i, o, more in nodes]
+    made = [
+        helper.make_node(op, i.split(" ") if i else [], o.split(), **more)
+        for op, i, o, more in nodes
+    ]
     kind = onnx.TensorProto.FLOAT
     ends = [helper.make_tensor_value_info(name, kind, None) for name in ("x", nodes[-1][2])]
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in stored.items()]
@@ -108,6 +111,9 @@ def test_operators_of_onnx_are_a_chain():
     idle = [layer("x", "a"), SQUEEZE, ("Cast", "b", "c", {"to": 1}), layer("c", "d")]
     after = ("MatMul", "d M", "e", {})
     assert load(graph(*idle, after, **WEIGHTS))[0].description.factory == "stack"
+    count = ("ReduceSum", "x S", "n", {})
+    counted = ("RNN", "x W R  n", "a", {"hidden_size": H})
+    assert load(graph(count, counted, **WEIGHTS))[0].description.factory == "rnn"
     embedded = [("Gather", "M x", "v", {}), layer("v", "a")]
     assert load(graph(*embedded, **WEIGHTS))[0].description.factory == "rnn"
     chain = "`weights` must be a chain of operators, got "
@@ -129,20 +135,18 @@ def test_operators_of_onnx_are_a_chain():
 
 def test_initial_states_in_a_graph_of_onnx_are_followed():
     load = jl.convert.onnx.load
-    started = ("RNN", "x W R  ", "d", {"hidden_size": H})
+    started = ("RNN", "x W R   h", "d", {"hidden_size": H})
 
     def with_state(*nodes, **stored):
-        made = graph(*nodes, started, **WEIGHTS, **stored)
-        made.graph.node[-1].input.extend(["", "", "h"])
-        return made
+        return graph(*nodes, started, **WEIGHTS, **stored)
 
     sizes = [("Shape", "x", "s", {}), ("ConstantOfShape", "s", "h", {})]
     assert load(with_state(*sizes))[0].description.factory == "rnn"
     learnt = [("Shape", "x", "s", {}), ("Expand", "k s", "h", {})]
     assert load(with_state(*learnt, k=np.zeros(1, "f")))[0].description.factory == "rnn"
     refused("`initial_h` must be zero", load, with_state(*learnt, k=np.ones(1, "f")))
-    two = graph(layer("x", "a"), SQUEEZE, ("RNN", "b W R  ", "d", {"hidden_size": H}), **WEIGHTS)
-    two.graph.node[-1].input.extend(["", "", "a"])
+    decoder = ("RNN", "b W R   a", "d", {"hidden_size": H})
+    two = graph(layer("x", "a"), SQUEEZE, decoder, **WEIGHTS)
     refused("an initial state of RNN must not be computed by another", load, two)
 
 
@@ -192,7 +196,11 @@ def chains(k):
         drop = k.Dropout(0.1)
         return k.GRU(2)(drop(k.LSTM(H, return_sequences=True)(drop(given))))
 
+    def masked(given):
+        return k.Dense(2)(k.LSTM(H)(given, mask=given[..., 0] > 0))
+
     return {
+        "masked": functional(masked),
         "readout": sequential(k.LSTM(H), k.Dense(2), k.LayerNormalization()),
         "idle": sequential(k.LSTM(H, return_sequences=True), k.GaussianNoise(0.1), k.GRU(2)),
         "states": functional(states),
@@ -200,11 +208,11 @@ def chains(k):
     }
 
 
-@pytest.mark.parametrize("name", ["readout", "idle", "states", "dropout twice"])
+@pytest.mark.parametrize("name", ["masked", "readout", "idle", "states", "dropout twice"])
 def test_a_chain_of_keras_is_taken(name, k, tmp_path):
     for given in of_files(chains(k)[name], tmp_path):
         cell, _ = jl.convert.keras.load(given)
-        assert cell.description.factory == ("lstm" if name == "readout" else "stack")
+        assert cell.description.factory == ("lstm" if name in ("masked", "readout") else "stack")
 
 
 def broken(k):

@@ -22,7 +22,9 @@ Whole networks, with an embedding and a readout, are written by `onnx_model.writ
 A round trip gives back the bits, but where a module says otherwise: the forget bias that Haiku adds
 at run time, and pairs of biases where the cell given has one. What the other side cannot express is
 refused by name, and so is a given cell that computes something else than the weights are of, as far
-as they say it: arrays alone do not tell activations that the other side lets one choose. Files are
+as they say it: arrays alone do not tell activations that the other side lets one choose. Of a whole
+model the recurrent layers are taken where they are a chain, behind nothing but an embedding; a
+readout is passed over, what is computed between the layers or beside them is refused. Files are
 read without executing anything in them, and written whole or not at all.
 
 Where we differ on purpose, whatever the weights:

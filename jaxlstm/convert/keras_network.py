@@ -65,17 +65,29 @@ class _Network:
         first = {name: [[]] for name in list(self.layers)[:1]}
         return first | {name: [[(before, 0, 0)]] for before, name in pairwise(self.layers)}
 
-    def _tensors(self, said: Any) -> Iterator[Tensor]:
+    def _tensors(self, said: Any, masks: bool = False, within: bool = False) -> Iterator[Tensor]:
+        """The tensors in what a call says: those that are its masks, or the others."""
         if isinstance(said, Mapping):
             for key, value in said.items():
-                if key != "mask":
-                    yield from self._tensors(value)
+                yield from self._tensors(value, masks, within or key == "mask")
         elif isinstance(said, list | tuple):
             if len(said) > 2 and isinstance(said[0], str) and said[0] in self.layers:
-                yield said[0], said[1], said[2]
+                if within == masks:
+                    yield said[0], said[1], said[2]
             else:
                 for value in said:
-                    yield from self._tensors(value)
+                    yield from self._tensors(value, masks, within)
+
+    def _maskers(self) -> set[str]:
+        """The layers that masks are computed by: a matter of the data, as masks are."""
+        said = [layer.get("inbound_nodes", []) for layer in self.layers.values()]
+        left, found = [name for name, *_ in self._tensors(said, masks=True)], set[str]()
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left += [below for call in self.calls[name] for below, *_ in call]
+        return found
 
     def sources(self, tensor: Tensor) -> set[Tensor]:
         """The results that one holds, looked for behind layers that are idle."""
@@ -98,8 +110,9 @@ class _Network:
             for tensor in given[1:]:
                 for state in self.sources(tensor):
                     self._check_input(state, f"for the initial state of '{name}'")
+        passed = self._maskers().union(self.chain)
         for name, layer in self.layers.items():
-            if name in self.chain or _is_idle(layer):
+            if name in passed or _is_idle(layer):
                 continue
             for tensor in (tensor for call in self.calls[name] for tensor in call):
                 if inner & self.sources(tensor):

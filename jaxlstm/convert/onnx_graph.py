@@ -10,6 +10,7 @@ from jaxlstm.convert import files
 from jaxlstm.convert.parts import to_numpy
 
 WEIGHTS = {"W": 1, "R": 2, "B": 3, "P": 7}
+LENGTHS = 4
 STATES = {"initial_h": 5, "initial_c": 6}
 # What moves numbers about, and computes nothing of them.
 IDLE = (
@@ -111,6 +112,16 @@ class _Graph:
         given = node.input if node.op_type == "Concat" else node.input[:1]
         return set().union(*(self.sources(one) for one in given))
 
+    def behind(self, names: list[str]) -> set[str]:
+        """The arrays that some are computed of, and they themselves."""
+        left, found = list(names), set[str]()
+        while left:
+            name = left.pop()
+            if name not in found:
+                found.add(name)
+                left += self.makers[name].input if name in self.makers else []
+        return found
+
     def check(self) -> None:
         """Refuse what is no chain."""
         read = [self.sources(node.input[0]) for node in self.nodes]
@@ -125,8 +136,9 @@ class _Graph:
                     f"{node.op_type} '{node.output[0]}'"
                 )
         inner = set().union(*read)
+        lengths = self.behind([_input(node, LENGTHS) for node in self.nodes])
         for node in self.all:
-            if node.op_type in (*IDLE, *SIZES, *self.operators):
+            if node.op_type in (*IDLE, *SIZES, *self.operators) or node.output[0] in lengths:
                 continue
             for name in filter(None, node.input):
                 if inner & self.sources(name):
