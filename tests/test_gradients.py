@@ -1,5 +1,7 @@
 """`jl.gradients` against backpropagation by hand, composed steps, and identities."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,54 @@ def test_flow_through_layers_sees_the_way_up():
     direct = jax.grad(of_lower_outputs)(jnp.zeros((T, 4)))[-1]
     np.testing.assert_allclose(found.gradients[0].hidden[-1], direct, rtol=1e-10)
     assert found.norms[0].cell.shape == found.norms[1].hidden.shape == (T,)
+
+
+class Delayed(NamedTuple):
+    now: jax.Array
+    before: jax.Array
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("within", [lambda step: step, jax.jit], ids=["plain", "jitted"])
+def test_flow_of_a_state_that_is_handed_on(within):
+    """h_t = tanh(h_{t-1} W + h_{t-2} V + x_t), whose carry is (h_t, h_{t-1})."""
+
+    @within
+    def step(params, carry, x):
+        new = jnp.tanh(carry.now @ params[0] + carry.before @ params[1] + x)
+        return Delayed(new, carry.now), new
+
+    draw = np.random.default_rng(0)
+    params = tuple(jnp.asarray(0.7 * draw.normal(size=(3, 3))) for _ in range(2))
+    inputs = jnp.asarray(draw.normal(size=(4, 3)))
+    start = Delayed(jnp.zeros(3), jnp.zeros(3))
+    cell = jl.Cell(lambda key: params, lambda params, batch_shape=(): start, step, (3,))
+    loss, _ = weighted(3, (4, 3))
+
+    def nudged(nudges):
+        carry, outputs, carries = start, [], [start]
+        for t, x in enumerate(inputs):
+            new, _ = step(params, carry, x)
+            carry = jax.tree.map(lambda leaf, nudge, t=t: leaf + nudge[t], new, nudges)
+            outputs.append(carry.now)
+            carries.append(carry)
+        return loss(jnp.stack(outputs)), carries
+
+    zeros = Delayed(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
+    wanted, carries = jax.grad(nudged, has_aux=True)(zeros)
+    found = jl.gradients.flow(cell, params, inputs, loss).gradients
+    for leaf, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-10, atol=1e-14)
+    assert not np.any(found.before[-1])
+
+    size = lambda parts: np.linalg.norm(np.concatenate(parts))  # noqa: E731
+    penalty = 0
+    for t, x in enumerate(inputs):
+        error = jax.tree.map(lambda leaf, t=t: leaf[t], wanted)
+        back = jax.vjp(lambda carry, x=x: step(params, carry, x)[0], carries[t])[1](error)[0]
+        penalty += (size(back) / size(error) - 1) ** 2
+    found = jl.gradients.norm_penalty(cell, params, inputs, loss)
+    np.testing.assert_allclose(found, penalty, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
