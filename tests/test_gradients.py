@@ -98,6 +98,23 @@ def test_flow_through_layers_sees_the_way_up():
     assert found.norms[0].cell.shape == found.norms[1].hidden.shape == (T,)
 
 
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_flow_keeps_the_type_of_each_part(half):
+    """Half types keep the memory in float32; its adjoint is not rounded through the hidden's."""
+    cell = jl.lstm(input_size=3, hidden_size=4, dtype=half, forget_bias=-2.0)
+    params = cell.init(jax.random.key(0))
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(30, 3)), half)
+    last = lambda outputs: jnp.sum(outputs[-1].astype(jnp.float32))  # noqa: E731
+    found = jl.gradients.flow(cell, params, inputs, last).gradients
+    assert (found.hidden.dtype, found.cell.dtype) == (half, jnp.float32)
+    assert (found.cell != found.cell.astype(half).astype(jnp.float32)).any()
+    assert found.cell[5].any()  # about 1e-12, zero in float16
+    full = jl.lstm(input_size=3, hidden_size=4, forget_bias=-2.0)
+    wanted = jl.gradients.flow(full, params, inputs.astype(jnp.float32), last).norms.cell
+    norms = np.linalg.norm(found.cell, axis=-1)
+    np.testing.assert_allclose(norms[20:], wanted[20:], rtol=0.1)
+
+
 class Delayed(NamedTuple):
     now: jax.Array
     before: jax.Array
