@@ -317,6 +317,9 @@ def test_mistakes_are_named():
     for name in ("return_carries", "include_initial"):
         with pytest.raises(ValueError, match=f"`{name}` must be False, since `flow` gives no"):
             jl.gradients.flow(LSTM, params, inputs, jnp.sum, **{name: True})
+    for measure in (jl.gradients.flow, jl.gradients.weight_flow):
+        with pytest.raises(ValueError, match=r"`backend` must be one of \['auto', 'scan'\], got 'f"):
+            measure(LSTM, params, inputs, jnp.sum, backend="fused")
     exponents = jl.gradients.lyapunov_spectrum
     with pytest.raises(
         ValueError, match=r"`inputs` must be one sequence, \[T, 3\], got \[2, 7, 3\]"

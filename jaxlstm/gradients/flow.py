@@ -7,7 +7,7 @@ to these zeros is the adjoint of the state as backpropagation through time defin
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from jaxlstm.cells.base import (
     Cell,
     Params,
     check_cell,
+    check_choice,
     described,
     wide_type,
 )
@@ -74,7 +75,8 @@ def flow(
         loss: a function of the outputs of `unroll` to a scalar.
         time_major: whether time leads; it then leads in the results too: `[T, *batch]`.
         **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`, but
-            not `return_carries` and `include_initial`, since no carries are given back.
+            not `return_carries` and `include_initial`, since no carries are given back; `backend`
+            must be "auto" or "scan", since each step is looked into.
 
     Returns:
         `Flow(norms, gradients, loss)`. A part of the carry that is no floating-point array (a
@@ -106,6 +108,7 @@ def flow(
             raise ValueError(
                 f"`{name}` must be False, since `flow` gives no carries, got {options[name]!r}"
             )
+    check_backend(options)
     inputs = jnp.asarray(inputs)
     options = {"time_major": time_major, **options}
     templates: list[list[jax.ShapeDtypeStruct]] = []
@@ -139,6 +142,11 @@ def norm(array: Array, axes: tuple[int, ...]) -> Array:
     largest = jnp.max(jnp.abs(array), axis=axes, keepdims=True, initial=0)
     unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     return jnp.sqrt(jnp.sum(jnp.square(array / unit), axis=axes)) * jnp.squeeze(unit, axes)
+
+
+def check_backend(options: Mapping[str, Any]) -> None:
+    """Refuse a backend of `unroll` that does not call the step of the cell it is given."""
+    check_choice("backend", options.get("backend", "auto"), ("auto", "scan"))
 
 
 def side_by_side(parts: Sequence[Array], leading: int) -> tuple[Array, Layout]:

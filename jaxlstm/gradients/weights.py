@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, described
-from jaxlstm.gradients.flow import Layout, apart, norm, side_by_side
+from jaxlstm.gradients.flow import Layout, apart, check_backend, norm, side_by_side
 from jaxlstm.unroll import Unrolled, unroll
 
 ALONG_TIME = ("mask", "resets")
@@ -58,7 +58,8 @@ def weight_flow(
         inputs: `[*batch, T, *input_shape]`.
         loss: a function of the outputs of `unroll` to a scalar.
         time_major: whether time leads in inputs, outputs, masks and resets.
-        **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`.
+        **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`;
+            `backend` must be "auto" or "scan", since each step is looked into.
 
     Returns:
         `WeightFlow(steps, initial, loss)`.
@@ -84,6 +85,7 @@ def weight_flow(
         Mikolov, Bengio (2013), whose temporal components these are.
     """
     check_cell("cell", cell)
+    check_backend(options)
     inputs = jnp.asarray(inputs)
     batch = inputs.ndim - len(cell.input_shape) - 1
     if batch and options.get("key") is not None:
