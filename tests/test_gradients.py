@@ -318,7 +318,9 @@ def test_mistakes_are_named():
         with pytest.raises(ValueError, match=f"`{name}` must be False, since `flow` gives no"):
             jl.gradients.flow(LSTM, params, inputs, jnp.sum, **{name: True})
     for measure in (jl.gradients.flow, jl.gradients.weight_flow):
-        with pytest.raises(ValueError, match=r"`backend` must be one of \['auto', 'scan'\], got 'f"):
+        with pytest.raises(
+            ValueError, match=r"`backend` must be one of \['auto', 'scan'\], got 'f"
+        ):
             measure(LSTM, params, inputs, jnp.sum, backend="fused")
     exponents = jl.gradients.lyapunov_spectrum
     with pytest.raises(
