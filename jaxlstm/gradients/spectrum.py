@@ -137,18 +137,18 @@ def effective_rank(log_values: Array) -> Array:
         log_values: `[…, S]`, logarithms of singular values, as `jacobian_spectrum` gives them.
 
     Returns:
-        `[…]`; 0 where nothing gets through.
+        `[…]`; 0 where nothing gets through, NaN where a value is.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
         >>> jl.gradients.effective_rank(jnp.array([[0.0, 0.0, 0.0], [0.0, -jnp.inf, -jnp.inf]]))
         Array([3., 1.], dtype=float32)
     """
-    some = jnp.max(log_values, axis=-1, keepdims=True) > -jnp.inf
-    logs = jax.nn.log_softmax(jnp.where(some, log_values, 0), axis=-1)
+    none = jnp.max(log_values, axis=-1, keepdims=True) == -jnp.inf
+    logs = jax.nn.log_softmax(jnp.where(none, 0, log_values), axis=-1)
     shares = jnp.exp(logs)
-    entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.maximum(logs, FLOOR), 0), axis=-1)
-    return jnp.where(some[..., 0], jnp.exp(entropy), 0)
+    entropy = -jnp.sum(jnp.where(shares == 0, 0, shares * jnp.maximum(logs, FLOOR)), axis=-1)
+    return jnp.where(none[..., 0], 0, jnp.exp(entropy))
 
 
 class Bounds(NamedTuple):
