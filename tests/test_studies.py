@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 import jaxlstm as jl
 from jaxlstm import config, runs, studies, tasks, training
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
-from jaxlstm.studies import carousel, interventions, reach, trials
+from jaxlstm.studies import carousel, interventions, phase_diagram, reach, trials
 from jaxlstm.studies.findings import Prediction, slope
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -85,6 +86,32 @@ def test_a_false_prediction_is_missed():
     assert not Prediction("", 1.0, [0.9, 1.1], "at least").holds
     assert not Prediction("", 1.0, [1.0, float("nan")], tolerance=1.0).holds
     assert Prediction("", 2.0, [2.1], tolerance=0.1, relative=True).holds
+    for rule in ("within", "at most", "at least"):
+        assert not Prediction("", 1.0, [], rule, tolerance=1.0).holds
+
+
+def test_ranks_share_ties_and_have_no_place_for_what_is_no_number():
+    nan, line = float("nan"), np.arange(5.0)
+    for values in ([3.0, 1.0, 4.0, 1.0, 5.0], [[2.0, 2.0], [1.0, 3.0]]):
+        a = np.array(values)
+        b = line[: a.size].reshape(a.shape)
+        wanted = stats.spearmanr(a.ravel(), b.ravel()).statistic
+        assert phase_diagram._ranks(a, b) == pytest.approx(wanted, abs=1e-12)
+    for none in (np.full(5, nan), np.array([0.1, nan, 0.3, 0.4, 0.5]), np.zeros(5)):
+        assert not Prediction("", -1.0, [phase_diagram._ranks(line, none)], "at least").holds
+
+
+def test_a_context_that_is_never_enough_has_no_length():
+    truncation = np.array([[0.5, 0.05, 0.0], [0.5, np.nan, np.nan]])
+    assert reach._first(truncation < 0.1, np.array([1, 2, 3]))[0] == 2
+    assert np.isnan(reach._first(truncation < 0.1, np.array([1, 2, 3]))[1])
+    lost = np.full((2, 3), np.nan)
+    names = ("memory", "contribution", "truncation", "loss")
+    found = {f"{name} {when}": lost for name in names for when in ("before", "after")}
+    found |= {f"sum {when}": lost[:, 0] for when in ("before", "after")}
+    found |= {"contexts": np.array([[1, 2, 3]])}
+    for every in (False, True):
+        assert not any(one.holds for one in reach._predictions({"a": found}, {"a": every}))
 
 
 def test_slope_is_a_least_squares_fit():
