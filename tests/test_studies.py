@@ -160,6 +160,17 @@ def test_phase_diagram_small(tmp_path):
     assert (exponents[1] > exponents[0]).all()  # a more open gate keeps more
 
 
+def test_the_exponent_of_the_open_gate_can_miss():
+    """At a forget bias of 4 the law is so near zero that an absolute tolerance lets zero pass."""
+    spec = config.load("configs/studies/phase-diagram.toml").study
+    shape = (len(spec.forget_biases), len(spec.gains), 3)
+    for exponent, holds in ((np.log(1 / (1 + np.exp(-4.0))), True), (0.0, False), (-0.05, False)):
+        maps = {"exponent": np.full(shape, exponent), "error": np.ones(shape)}
+        found = phase_diagram._predictions(spec, {**maps, "radius": np.ones(shape)})
+        (law,) = [one for one in found if "the open gate alone" in one.what]
+        assert law.holds == holds
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("lenient")  # optax promotes
 def test_gates_small(tmp_path):

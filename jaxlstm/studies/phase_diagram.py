@@ -126,7 +126,8 @@ def _predictions(spec: config.PhaseDiagram, maps: dict[str, np.ndarray]) -> list
             f"{max(spec.forget_biases):g}: ln σ(bias), the open gate alone",
             math.log(laws.forget_factor(max(spec.forget_biases), 1)),
             exponents[widest, low],
-            tolerance=0.05,
+            tolerance=RELATIVE,
+            relative=True,
         ),
         Prediction(
             "driven exponent, largest gain less smallest, least over forget biases",
