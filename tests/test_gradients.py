@@ -1,5 +1,7 @@
 """`jl.gradients` against backpropagation by hand, composed steps, and identities."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +96,71 @@ def test_flow_through_layers_sees_the_way_up():
     direct = jax.grad(of_lower_outputs)(jnp.zeros((T, 4)))[-1]
     np.testing.assert_allclose(found.gradients[0].hidden[-1], direct, rtol=1e-10)
     assert found.norms[0].cell.shape == found.norms[1].hidden.shape == (T,)
+
+
+@pytest.mark.parametrize("half", ["bfloat16", "float16"])
+def test_flow_keeps_the_type_of_each_part(half):
+    """Half types keep the memory in float32; its adjoint is not rounded through the hidden's."""
+    cell = jl.lstm(input_size=3, hidden_size=4, dtype=half, forget_bias=-2.0)
+    params = cell.init(jax.random.key(0))
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(30, 3)), half)
+    last = lambda outputs: jnp.sum(outputs[-1].astype(jnp.float32))  # noqa: E731
+    found = jl.gradients.flow(cell, params, inputs, last).gradients
+    assert (found.hidden.dtype, found.cell.dtype) == (half, jnp.float32)
+    assert (found.cell != found.cell.astype(half).astype(jnp.float32)).any()
+    assert found.cell[5].any()  # about 1e-12, zero in float16
+    full = jl.lstm(input_size=3, hidden_size=4, forget_bias=-2.0)
+    wanted = jl.gradients.flow(full, params, inputs.astype(jnp.float32), last).norms.cell
+    norms = np.linalg.norm(found.cell, axis=-1)
+    np.testing.assert_allclose(norms[20:], wanted[20:], rtol=0.1)
+
+
+class Delayed(NamedTuple):
+    now: jax.Array
+    before: jax.Array
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("within", [lambda step: step, jax.jit], ids=["plain", "jitted"])
+def test_flow_of_a_state_that_is_handed_on(within):
+    """h_t = tanh(h_{t-1} W + h_{t-2} V + x_t), whose carry is (h_t, h_{t-1})."""
+
+    @within
+    def step(params, carry, x):
+        new = jnp.tanh(carry.now @ params[0] + carry.before @ params[1] + x)
+        return Delayed(new, carry.now), new
+
+    draw = np.random.default_rng(0)
+    params = tuple(jnp.asarray(0.7 * draw.normal(size=(3, 3))) for _ in range(2))
+    inputs = jnp.asarray(draw.normal(size=(4, 3)))
+    start = Delayed(jnp.zeros(3), jnp.zeros(3))
+    cell = jl.Cell(lambda key: params, lambda params, batch_shape=(): start, step, (3,))
+    loss, _ = weighted(3, (4, 3))
+
+    def nudged(nudges):
+        carry, outputs, carries = start, [], [start]
+        for t, x in enumerate(inputs):
+            new, _ = step(params, carry, x)
+            carry = jax.tree.map(lambda leaf, nudge, t=t: leaf + nudge[t], new, nudges)
+            outputs.append(carry.now)
+            carries.append(carry)
+        return loss(jnp.stack(outputs)), carries
+
+    zeros = Delayed(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
+    wanted, carries = jax.grad(nudged, has_aux=True)(zeros)
+    found = jl.gradients.flow(cell, params, inputs, loss).gradients
+    for leaf, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-10, atol=1e-14)
+    assert not np.any(found.before[-1])
+
+    size = lambda parts: np.linalg.norm(np.concatenate(parts))  # noqa: E731
+    penalty = 0
+    for t, x in enumerate(inputs):
+        error = jax.tree.map(lambda leaf, t=t: leaf[t], wanted)
+        back = jax.vjp(lambda carry, x=x: step(params, carry, x)[0], carries[t])[1](error)[0]
+        penalty += (size(back) / size(error) - 1) ** 2
+    found = jl.gradients.norm_penalty(cell, params, inputs, loss)
+    np.testing.assert_allclose(found, penalty, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")
@@ -250,6 +317,11 @@ def test_mistakes_are_named():
     for name in ("return_carries", "include_initial"):
         with pytest.raises(ValueError, match=f"`{name}` must be False, since `flow` gives no"):
             jl.gradients.flow(LSTM, params, inputs, jnp.sum, **{name: True})
+    for measure in (jl.gradients.flow, jl.gradients.weight_flow):
+        with pytest.raises(
+            ValueError, match=r"`backend` must be one of \['auto', 'scan'\], got 'f"
+        ):
+            measure(LSTM, params, inputs, jnp.sum, backend="fused")
     exponents = jl.gradients.lyapunov_spectrum
     with pytest.raises(
         ValueError, match=r"`inputs` must be one sequence, \[T, 3\], got \[2, 7, 3\]"

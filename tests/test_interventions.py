@@ -182,6 +182,43 @@ def test_flossing_and_its_gradient(cell):
     np.testing.assert_allclose(found, central(measure, kernel), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("cell", "count", "scale", "weights"),
+    [
+        (jl.rnn(input_size=3, hidden_size=8, activation="relu"), 4, 1.0, 1.0),
+        (RNN, 2, 100.0, 1.0),
+        (jl.lstm(input_size=3, hidden_size=4, cell_clip=0.1), 5, 1.0, 1.0),
+        (RNN, 2, 1.0, 0.0),
+    ],
+    ids=["relu", "saturated", "clipped", "zero"],
+)
+def test_flossing_of_lost_directions_has_a_gradient(cell, count, scale, weights):
+    params = jax.tree.map(lambda leaf: weights * leaf, cell.init(jax.random.key(1)))
+    inputs = scale * jax.random.normal(jax.random.key(2), (30, 3))
+    value, gradient = jax.value_and_grad(
+        lambda params: jl.gradients.flossing(cell, params, inputs, count=count)
+    )(params)
+    assert value > 10  # the logarithm of next to nothing, squared
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_lost_direction_passes_no_gradient_and_leaves_the_others_theirs():
+    """x' = a (u · x) u has one direction and one exponent, log a."""
+    cell = jl.rnn(input_size=1, hidden_size=3, activation="identity", use_bias=False)
+    unit = jnp.array([2.0, -1.0, 2.0]) / 3
+    kernel = 0.7 * jnp.outer(unit, unit)
+
+    def measure(kernel, count):
+        params = jl.RNNParams(jnp.zeros((1, 3)), kernel, None)
+        return jl.gradients.flossing(cell, params, jnp.zeros((20, 1)), count=count, warmup=10)
+
+    alone = jax.grad(measure)(kernel, 1)
+    np.testing.assert_allclose(alone, 2 * np.log(0.7) / 0.7 * np.outer(unit, unit), rtol=1e-6)
+    for count in (2, 3):
+        np.testing.assert_allclose(count * jax.grad(measure)(kernel, count), alone, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_flossing_drives_the_exponents_to_zero():
     """Engelken (2023): a tanh network of 80 units, Adam at 1e-3, 300 steps of noise."""

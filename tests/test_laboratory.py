@@ -479,3 +479,4 @@ def theory_of(dtype):
 def test_nothing_that_gets_through_has_no_rank():
     logs = jnp.array([[-jnp.inf, -jnp.inf], [0.0, -jnp.inf]])
     np.testing.assert_array_equal(jl.gradients.effective_rank(logs), [0, 1])
+    assert np.isnan(jl.gradients.effective_rank(jnp.array([jnp.nan, 0.0])))

@@ -10,7 +10,7 @@ from scipy import stats
 
 from jaxlstm import cli, config, reproductions, runs, training
 from jaxlstm.errors import UserError
-from jaxlstm.reproductions import checks
+from jaxlstm.reproductions import checks, table
 from jaxlstm.training import model
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -229,6 +229,32 @@ def test_where_no_seed_stopped_a_mean_is_missed_and_a_count_is_none(tmp_path):
     assert checks.judge(mean, {"a": place}).verdict == "missed"
     count = check(metric="stop stopped", statistic="count", high=0)
     assert checks.judge(count, {"a": place}).verdict == "met"
+
+
+@pytest.mark.parametrize("failing", ["a", "b"])
+def test_no_band_is_met_by_a_training_that_failed(tmp_path, failing):
+    """Fewer than one of its seeds is below 0.5, and it differs by less than any other, but why?"""
+    places = {
+        name: folder(tmp_path, name, ("validation", 9, {"mse": [1.0, None]})) for name in "ab"
+    }
+    several = [
+        check(statistic="count", below=0.5, high=0, arms=("a", "b")),
+        check(statistic="share difference", below=0.5, high=0, arms=("a",), against=("b",)),
+    ]
+    before = [checks.judge(one, places) for one in several]
+    assert [(score.mean, score.verdict) for score in before] == [(0.0, "met")] * 2
+    runs.update_manifest(places[failing], state="failed")
+    after = [checks.judge(one, places) for one in several]
+    assert [(score.mean, score.low, score.verdict) for score in after] == [
+        (None, None, "missed")
+    ] * 2
+
+
+def test_a_reproduction_without_a_band_is_reported(tmp_path):
+    place = folder(tmp_path, "a", ("validation", 9, {"mse": [1.0]}))
+    scores = [checks.judge(check(), {"a": place})]
+    runs.update_manifest(place, state="finished", summary=scores)
+    assert table.verdict(runs.read_manifest(place)) == "reported"
 
 
 @pytest.mark.parametrize(

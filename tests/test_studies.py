@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 import jaxlstm as jl
 from jaxlstm import config, runs, studies, tasks, training
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
-from jaxlstm.studies import carousel, interventions, reach, trials
+from jaxlstm.studies import carousel, interventions, phase_diagram, reach, trials
 from jaxlstm.studies.findings import Prediction, slope
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -85,6 +86,32 @@ def test_a_false_prediction_is_missed():
     assert not Prediction("", 1.0, [0.9, 1.1], "at least").holds
     assert not Prediction("", 1.0, [1.0, float("nan")], tolerance=1.0).holds
     assert Prediction("", 2.0, [2.1], tolerance=0.1, relative=True).holds
+    for rule in ("within", "at most", "at least"):
+        assert not Prediction("", 1.0, [], rule, tolerance=1.0).holds
+
+
+def test_ranks_share_ties_and_have_no_place_for_what_is_no_number():
+    nan, line = float("nan"), np.arange(5.0)
+    for values in ([3.0, 1.0, 4.0, 1.0, 5.0], [[2.0, 2.0], [1.0, 3.0]]):
+        a = np.array(values)
+        b = line[: a.size].reshape(a.shape)
+        wanted = stats.spearmanr(a.ravel(), b.ravel()).statistic
+        assert phase_diagram._ranks(a, b) == pytest.approx(wanted, abs=1e-12)
+    for none in (np.full(5, nan), np.array([0.1, nan, 0.3, 0.4, 0.5]), np.zeros(5)):
+        assert not Prediction("", -1.0, [phase_diagram._ranks(line, none)], "at least").holds
+
+
+def test_a_context_that_is_never_enough_has_no_length():
+    truncation = np.array([[0.5, 0.05, 0.0], [0.5, np.nan, np.nan]])
+    assert reach._first(truncation < 0.1, np.array([1, 2, 3]))[0] == 2
+    assert np.isnan(reach._first(truncation < 0.1, np.array([1, 2, 3]))[1])
+    lost = np.full((2, 3), np.nan)
+    names = ("memory", "contribution", "truncation", "loss")
+    found = {f"{name} {when}": lost for name in names for when in ("before", "after")}
+    found |= {f"sum {when}": lost[:, 0] for when in ("before", "after")}
+    found |= {"contexts": np.array([[1, 2, 3]])}
+    for every in (False, True):
+        assert not any(one.holds for one in reach._predictions({"a": found}, {"a": every}))
 
 
 def test_slope_is_a_least_squares_fit():
@@ -131,6 +158,17 @@ def test_phase_diagram_small(tmp_path):
     exponents = np.array(figure["panels"][0]["z"]["values"])
     assert exponents.shape == (2, 2)
     assert (exponents[1] > exponents[0]).all()  # a more open gate keeps more
+
+
+def test_the_exponent_of_the_open_gate_can_miss():
+    """At a forget bias of 4 the law is so near zero that an absolute tolerance lets zero pass."""
+    spec = config.load("configs/studies/phase-diagram.toml").study
+    shape = (len(spec.forget_biases), len(spec.gains), 3)
+    for exponent, holds in ((np.log(1 / (1 + np.exp(-4.0))), True), (0.0, False), (-0.05, False)):
+        maps = {"exponent": np.full(shape, exponent), "error": np.ones(shape)}
+        found = phase_diagram._predictions(spec, {**maps, "radius": np.ones(shape)})
+        (law,) = [one for one in found if "the open gate alone" in one.what]
+        assert law.holds == holds
 
 
 @pytest.mark.slow

@@ -7,16 +7,28 @@ to these zeros is the adjoint of the state as backpropagation through time defin
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_cell, described
+from jaxlstm.cells.base import (
+    Carry,
+    Cell,
+    Params,
+    check_cell,
+    check_choice,
+    described,
+    wide_type,
+)
 from jaxlstm.gradients.trace import is_float, step_with_probes
 from jaxlstm.unroll import Unrolled, unroll
+
+Layout = tuple[tuple[tuple[int, ...], Any], ...]
+"""The shape and the type of every part of a vector."""
 
 
 class Flow(NamedTuple):
@@ -52,7 +64,8 @@ def flow(
 
     so δc_t includes the path c_t → h_t of the same step. One forward and one backward pass, at
     about the cost of a training step, with a carry's worth of memory more for each time step. A
-    masked step makes no state of its own, so its gradients are zero.
+    masked step makes no state of its own, so its gradients are zero. Every part keeps its own type:
+    the adjoint of a float32 memory is float32, whatever the type of the hidden state.
 
     Args:
         cell: any cell, also a `stack` (whose lower layers' adjoints include the way up) or a
@@ -62,7 +75,8 @@ def flow(
         loss: a function of the outputs of `unroll` to a scalar.
         time_major: whether time leads; it then leads in the results too: `[T, *batch]`.
         **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`, but
-            not `return_carries` and `include_initial`, since no carries are given back.
+            not `return_carries` and `include_initial`, since no carries are given back; `backend`
+            must be "auto" or "scan", since each step is looked into.
 
     Returns:
         `Flow(norms, gradients, loss)`. A part of the carry that is no floating-point array (a
@@ -94,6 +108,7 @@ def flow(
             raise ValueError(
                 f"`{name}` must be False, since `flow` gives no carries, got {options[name]!r}"
             )
+    check_backend(options)
     inputs = jnp.asarray(inputs)
     options = {"time_major": time_major, **options}
     templates: list[list[jax.ShapeDtypeStruct]] = []
@@ -127,6 +142,33 @@ def norm(array: Array, axes: tuple[int, ...]) -> Array:
     largest = jnp.max(jnp.abs(array), axis=axes, keepdims=True, initial=0)
     unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     return jnp.sqrt(jnp.sum(jnp.square(array / unit), axis=axes)) * jnp.squeeze(unit, axes)
+
+
+def check_backend(options: Mapping[str, Any]) -> None:
+    """Refuse a backend of `unroll` that does not call the step of the cell it is given."""
+    check_choice("backend", options.get("backend", "auto"), ("auto", "scan"))
+
+
+def side_by_side(parts: Sequence[Array], leading: int) -> tuple[Array, Layout]:
+    """Lay out what a step is given in one long vector, behind so many leading axes.
+
+    The vector's type is float32 at least, and float64 where a part is: no part is rounded.
+    """
+    dtype = max((wide_type(part.dtype) for part in parts), key=lambda dtype: dtype.itemsize)
+    flat = [
+        part.reshape(*part.shape[:leading], math.prod(part.shape[leading:])).astype(dtype)
+        for part in parts
+    ]
+    return jnp.concatenate(flat, axis=-1), tuple((p.shape[leading:], p.dtype) for p in parts)
+
+
+def apart(vector: Array, layout: Layout) -> list[Array]:
+    """Take one step's vector apart into what `side_by_side` was given, in its shapes and types."""
+    ends = np.cumsum([math.prod(shape) for shape, _ in layout])[:-1]
+    parts = zip(jnp.split(vector, ends, axis=-1), layout, strict=True)
+    return [
+        part.reshape(*vector.shape[:-1], *shape).astype(dtype) for part, (shape, dtype) in parts
+    ]
 
 
 def _visit(
@@ -168,27 +210,18 @@ def _visit(
         outputs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), plain.outputs)
         return outputs, structure.unflatten(tree)
 
-    leading = inputs.shape[: inputs.ndim - len(cell.input_shape)]
-    shape = inputs.shape[len(leading) :]
-    parts = [inputs, *probes]
-    dtype = jnp.promote_types(inputs.dtype, probes[0].dtype) if probes else inputs.dtype
-    sizes = tuple(math.prod(part.shape[len(leading) :]) for part in parts)
-    flat = [
-        part.reshape(*leading, size).astype(dtype) for part, size in zip(parts, sizes, strict=True)
-    ]
-    outputs = unroll(
-        _probed(cell, shape, sizes), params, jnp.concatenate(flat, axis=-1), **options
-    ).outputs
+    vectors, layout = side_by_side([inputs, *probes], inputs.ndim - len(cell.input_shape))
+    outputs = unroll(_probed(cell, layout), params, vectors, **options).outputs
     return outputs, structure.unflatten(tree)
 
 
 @described
-def _probed(cell: Cell, shape: tuple[int, ...], sizes: tuple[int, ...]) -> Cell:
+def _probed(cell: Cell, layout: Layout) -> Cell:
     """The cell with its input and the probes of its carry side by side in one long vector."""
-    ends = [sum(sizes[: index + 1]) for index in range(len(sizes) - 1)]
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
-        x, *probes = jnp.split(x, ends, axis=-1)
-        return step_with_probes(cell, params, carry, x.reshape(*x.shape[:-1], *shape), probes)
+        x, *probes = apart(x, layout)
+        return step_with_probes(cell, params, carry, x, probes)
 
-    return Cell(cell.init, cell.initial_carry, step, (sum(sizes),), stochastic=cell.stochastic)
+    size = sum(math.prod(shape) for shape, _ in layout)
+    return Cell(cell.init, cell.initial_carry, step, (size,), stochastic=cell.stochastic)

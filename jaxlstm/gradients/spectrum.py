@@ -24,7 +24,7 @@ class Spectrum(NamedTuple):
     Args:
         steps: [K] int, the times t, ascending, the first being 0.
         log_values: [*batch, K, S], the natural logarithms of the singular values of
-            ∂state_T/∂state_t, the largest first; −inf for zero.
+            ∂state_T/∂state_t, the largest first; −inf for zero, where rounding left it zero.
     """
 
     steps: Array
@@ -46,9 +46,16 @@ def jacobian_spectrum(
 
     The product is never formed. It is kept as U diag(e^d) V, U orthogonal and the rows of V of
     length 1, by a QR decomposition at each step whose columns are sorted by size, so that singular
-    values may lie thousands of orders of magnitude apart and each keeps its own digits. At the end
-    the rows are made orthogonal by one-sided Jacobi rotations, whose angles are computed from
-    ratios of scales.
+    values may lie thousands of orders of magnitude apart. At the end the rows are made orthogonal
+    by one-sided Jacobi rotations, whose angles are computed from ratios of scales.
+
+    What is found is the spectrum of Jacobians each of which is rounded by about ε ‖J_t‖, ε = 1e-7
+    in float32. Each value keeps its own digits as far as such a change leaves it its own: where the
+    steps are well conditioned. A singular step leaves what rounding leaves and not always a zero
+    (3e-19 in float64 and 6e-11 in float32, of a product of 11 steps whose largest value is 2e4).
+    Steps far from normal cost more: of 40 times ½ I + 10 N, N [5, 5] strictly upper triangular with
+    Gaussian entries, the largest logarithm is −1.1 in float32 where it should be −4.5; in float64
+    it is right, and so is `jacobian_norms` in both, which multiplies without turning.
 
     The cost of a step is S directional derivatives of it, a product and a QR decomposition of
     [S, S]; of each t that is asked for about 10 S³ besides. Memory O(T S + S²).
@@ -137,18 +144,18 @@ def effective_rank(log_values: Array) -> Array:
         log_values: `[…, S]`, logarithms of singular values, as `jacobian_spectrum` gives them.
 
     Returns:
-        `[…]`; 0 where nothing gets through.
+        `[…]`; 0 where nothing gets through, NaN where a value is.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
         >>> jl.gradients.effective_rank(jnp.array([[0.0, 0.0, 0.0], [0.0, -jnp.inf, -jnp.inf]]))
         Array([3., 1.], dtype=float32)
     """
-    some = jnp.max(log_values, axis=-1, keepdims=True) > -jnp.inf
-    logs = jax.nn.log_softmax(jnp.where(some, log_values, 0), axis=-1)
+    none = jnp.max(log_values, axis=-1, keepdims=True) == -jnp.inf
+    logs = jax.nn.log_softmax(jnp.where(none, 0, log_values), axis=-1)
     shares = jnp.exp(logs)
-    entropy = -jnp.sum(jnp.where(shares > 0, shares * jnp.maximum(logs, FLOOR), 0), axis=-1)
-    return jnp.where(some[..., 0], jnp.exp(entropy), 0)
+    entropy = -jnp.sum(jnp.where(shares == 0, 0, shares * jnp.maximum(logs, FLOOR)), axis=-1)
+    return jnp.where(none[..., 0], 0, jnp.exp(entropy))
 
 
 class Bounds(NamedTuple):

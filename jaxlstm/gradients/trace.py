@@ -1,6 +1,7 @@
 """What a step computes on the way, seen without touching the cell: its jaxpr, evaluated by us.
 
-Two things need it. `flow` adds a zero to every part of a carry at the place where it is computed.
+Two things need it. `flow` adds a zero to every part of a carry at the place where it is computed,
+or where it is returned if it is an old state handed on.
 The measurements of gates look at every activation, or cut its gradient. An activation is every
 logistic function and every tanh of the step, and whatever the cell has named with
 `jax.ad_checkpoint.checkpoint_name`; the cells of this library name their gates as their equations
@@ -95,6 +96,9 @@ def step_with_probes(
 ) -> tuple[Carry, Any]:
     """One step of a cell that adds a probe to each part of the new carry where it is computed.
 
+    What only hands on a part of the old carry gets its probe where it is returned, since the old
+    part itself is a state of the step before.
+
     Args:
         cell: a cell that can be stepped.
         params: its parameters.
@@ -142,6 +146,9 @@ def evaluate(
 ) -> list[Any]:
     """Evaluate a jaxpr, adding to its outputs where they are computed, not where they are returned.
 
+    An output that is an argument or a constant is not computed here: what is added to it is added
+    to what is returned alone, and nothing is held in its place.
+
     Args:
         jaxpr: what to evaluate.
         consts: its constants.
@@ -156,14 +163,19 @@ def evaluate(
     held = [None] * len(jaxpr.outvars) if held is None else held
     values: dict[Any, Any] = {}
     whole: dict[Any, Any] = {}
+    computed = {variable for equation in jaxpr.eqns for variable in equation.outvars}
+
+    def is_computed(variable: Any) -> bool:
+        return not isinstance(variable, core.Literal) and variable in computed
+
     seen = {
         variable: value
         for variable, value in zip(jaxpr.outvars, held, strict=True)
-        if value is not None and not isinstance(variable, core.Literal)
+        if value is not None and is_computed(variable)
     }
     extra: dict[Any, Any] = {}
     for variable, probe in zip(jaxpr.outvars, added, strict=True):
-        if probe is not None and not isinstance(variable, core.Literal):
+        if probe is not None and is_computed(variable):
             extra[variable] = extra[variable] + probe if variable in extra else probe
 
     def read(variable: Any) -> Any:
@@ -179,7 +191,7 @@ def evaluate(
     for variable, value in zip(jaxpr.constvars, consts, strict=True):
         values[variable] = value
     for variable, value in zip(jaxpr.invars, arguments, strict=True):
-        write(variable, value)
+        values[variable] = value
     for equation in jaxpr.eqns:
         given = [read(variable) for variable in equation.invars]
         inner: Any = equation.params.get("jaxpr")
@@ -202,9 +214,9 @@ def evaluate(
             write(variable, result)
 
     def result(variable: Any, probe: Any) -> Any:
-        if isinstance(variable, core.Literal):
-            return variable.val if probe is None else variable.val + probe
-        return whole[variable] if variable in whole else values[variable]
+        if is_computed(variable):
+            return whole[variable] if variable in whole else values[variable]
+        return read(variable) if probe is None else read(variable) + probe
 
     return [result(*pair) for pair in zip(jaxpr.outvars, added, strict=True)]
 

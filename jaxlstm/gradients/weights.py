@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, described
-from jaxlstm.gradients.flow import norm
+from jaxlstm.gradients.flow import Layout, apart, check_backend, norm, side_by_side
 from jaxlstm.unroll import Unrolled, unroll
 
 ALONG_TIME = ("mask", "resets")
@@ -58,7 +58,8 @@ def weight_flow(
         inputs: `[*batch, T, *input_shape]`.
         loss: a function of the outputs of `unroll` to a scalar.
         time_major: whether time leads in inputs, outputs, masks and resets.
-        **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`.
+        **options: those of `unroll`, such as `carry`, `lengths`, `mask`, `resets`, `reverse`;
+            `backend` must be "auto" or "scan", since each step is looked into.
 
     Returns:
         `WeightFlow(steps, initial, loss)`.
@@ -84,6 +85,7 @@ def weight_flow(
         Mikolov, Bengio (2013), whose temporal components these are.
     """
     check_cell("cell", cell)
+    check_backend(options)
     inputs = jnp.asarray(inputs)
     batch = inputs.ndim - len(cell.input_shape) - 1
     if batch and options.get("key") is not None:
@@ -169,28 +171,19 @@ def _unroll(cell: Cell, timed: Params, inputs: Array, **options: Any) -> Unrolle
         return Unrolled(*cell.run(inner, timed, inputs, reverse=reverse, **first))
     leaves, structure = jax.tree.flatten(timed)
     params = structure.unflatten([leaf[0] for leaf in leaves])
-    shape, length = inputs.shape[1:], inputs.shape[0]
-    parts = [inputs, *(leaf[1:] for leaf in leaves)]
-    sizes = tuple(math.prod(part.shape[1:]) for part in parts)
-    dtype = jnp.result_type(*[part.dtype for part in parts])
-    flat = [
-        part.reshape(length, size).astype(dtype) for part, size in zip(parts, sizes, strict=True)
-    ]
-    return unroll(_nudged(cell, shape, sizes), params, jnp.concatenate(flat, axis=-1), **options)
+    vectors, layout = side_by_side([inputs, *(leaf[1:] for leaf in leaves)], 1)
+    return unroll(_nudged(cell, layout), params, vectors, **options)
 
 
 @described
-def _nudged(cell: Cell, shape: tuple[int, ...], sizes: tuple[int, ...]) -> Cell:
+def _nudged(cell: Cell, layout: Layout) -> Cell:
     """The cell with its input and a nudge for each weight side by side in one long vector."""
-    ends = [sum(sizes[: index + 1]) for index in range(len(sizes) - 1)]
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
-        x, *nudges = jnp.split(x, ends, axis=-1)
+        x, *nudges = apart(x, layout)
         leaves, structure = jax.tree.flatten(params)
-        now = [
-            lax.stop_gradient(leaf) + nudge.reshape(leaf.shape).astype(leaf.dtype)
-            for leaf, nudge in zip(leaves, nudges, strict=True)
-        ]
-        return cell.step(structure.unflatten(now), carry, x.reshape(shape))
+        now = [lax.stop_gradient(leaf) + nudge for leaf, nudge in zip(leaves, nudges, strict=True)]
+        return cell.step(structure.unflatten(now), carry, x)
 
-    return Cell(cell.init, cell.initial_carry, step, (sum(sizes),), stochastic=cell.stochastic)
+    size = sum(math.prod(shape) for shape, _ in layout)
+    return Cell(cell.init, cell.initial_carry, step, (size,), stochastic=cell.stochastic)

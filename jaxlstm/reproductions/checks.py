@@ -25,7 +25,8 @@ def judge(check: config.Check, folders: Mapping[str, Path]) -> runs.Score:
     for the median and for comparisons), with fixed random numbers. Fewer than five seeds are too
     few to draw from: means have Student's interval there, a difference of means Welch's (Welch
     1947), and other statistics none. A band that asks for an interval is missed where there is
-    none.
+    none, and any band where one of the trainings failed: there is then no statistic. A seed that is
+    not finite at the end of a training that was finished is one that does not count.
 
     Args:
         check: the check.
@@ -38,9 +39,10 @@ def judge(check: config.Check, folders: Mapping[str, Path]) -> runs.Score:
         UserError: when a training has no such metric or baseline.
     """
     names = check.arms or tuple(folders)
-    values = _values(check, [folders[name] for name in names])
-    others = _values(check, [folders[name] for name in check.against])
-    value, span = _measure(check, values, others)
+    ours, theirs = ([folders[name] for name in given] for given in (names, check.against))
+    values, others = _values(check, ours), _values(check, theirs)
+    failed = any(runs.read_manifest(folder).state == "failed" for folder in (*ours, *theirs))
+    value, span = (math.nan, None) if failed else _measure(check, values, others)
     low, high = check.low, check.high
     if check.share:
         low, high = (None if b is None else b * len(values) for b in (low, high))

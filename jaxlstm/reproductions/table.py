@@ -82,19 +82,25 @@ def write_rows(folder: Path, scores: Sequence[runs.Score], taken: Sequence[str])
 
 
 def verdict(manifest: runs.Manifest) -> str:
-    """Say whether a reproduction met all its bands; how it stands where it is not finished."""
+    """Say whether a reproduction met all its bands; how it stands where it is not finished.
+
+    One without a band is "reported".
+    """
     if manifest.state != "finished":
         return manifest.state
     banded = [score.verdict for score in manifest.summary if score.verdict != "reported"]
+    if not banded:
+        return "reported"
     met = banded.count("met")
     return "met" if met == len(banded) else f"missed ({met} of {len(banded)})"
 
 
 def _introduction(manifests: Sequence[runs.Manifest]) -> list[str]:
-    met = sum(verdict(manifest) == "met" for manifest in manifests)
+    verdicts = [verdict(manifest) for manifest in manifests]
+    met, banded = verdicts.count("met"), len(verdicts) - verdicts.count("reported")
     ended = sum(manifest.state == "finished" for manifest in manifests)
     return [
-        f"{met} of {len(manifests)} met within their bands"
+        f"{met} of {banded} met within their bands"
         + (f", {len(manifests) - ended} not finished." if ended < len(manifests) else "."),
         "",
         "Made by `jaxlstm reproduce` from the run folders beside this page; no number here is",

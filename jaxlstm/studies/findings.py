@@ -34,9 +34,12 @@ class Prediction:
 
     @property
     def holds(self) -> bool:
-        """Whether the measurement agrees: the mean for "within", every seed for a bound."""
+        """Whether the measurement agrees: the mean for "within", every seed for a bound.
+
+        Nothing holds of no measurement, or of one that is not finite.
+        """
         values = np.asarray(self.measured, np.float64)
-        if not np.isfinite(values).all():
+        if not values.size or not np.isfinite(values).all():
             return False
         if self.rule == "at most":
             return bool((values <= self.predicted).all())

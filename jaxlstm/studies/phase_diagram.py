@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from scipy import stats
 
 import jaxlstm as jl
 from jaxlstm import config, runs, tasks
@@ -125,7 +126,8 @@ def _predictions(spec: config.PhaseDiagram, maps: dict[str, np.ndarray]) -> list
             f"{max(spec.forget_biases):g}: ln σ(bias), the open gate alone",
             math.log(laws.forget_factor(max(spec.forget_biases), 1)),
             exponents[widest, low],
-            tolerance=0.05,
+            tolerance=RELATIVE,
+            relative=True,
         ),
         Prediction(
             "driven exponent, largest gain less smallest, least over forget biases",
@@ -147,9 +149,10 @@ def _predictions(spec: config.PhaseDiagram, maps: dict[str, np.ndarray]) -> list
 
 
 def _ranks(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation."""
-    ranks = [np.argsort(np.argsort(values.ravel())) for values in (a, b)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    """Spearman's rank correlation; NaN where a value is, or where all are alike."""
+    ranks = [stats.rankdata(values.ravel(), nan_policy="propagate") for values in (a, b)]
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _draw(spec: config.PhaseDiagram, maps: dict[str, np.ndarray], folder: Path) -> None:

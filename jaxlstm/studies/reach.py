@@ -245,7 +245,12 @@ def _excess(found: dict[str, np.ndarray]) -> np.ndarray:
 
 def _enough(found: dict[str, np.ndarray], most: float) -> np.ndarray:
     """The smallest context whose loss is within so many nats of that of the longest."""
-    return found["contexts"][0][(_excess(found) < most).argmax(axis=1)]
+    return _first(_excess(found) < most, found["contexts"][0])
+
+
+def _first(flags: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """What stands at the first true flag of each row `[seeds, points]`; NaN where none is."""
+    return np.where(flags.any(axis=1), of[flags.argmax(axis=1)], np.nan)
 
 
 def _predictions(
@@ -283,7 +288,8 @@ def _predictions(
             "at most" if every_step[name] else "at least",
         )
         # Where truncation leaves a tenth of the gradient out, what is cut away is worth little.
-        cut = (one["truncation after"] < 0.1).argmax(axis=1) + 1
+        error = one["truncation after"]
+        cut = _first(error < 0.1, np.arange(1, error.shape[1] + 1))
         yield Prediction(
             f"{name}, after: |log₂| of context within .05 nats over steps back with a tenth of "
             "truncation error",
