@@ -99,6 +99,7 @@ def parse(
                     f"{name!r}"
                 )
     found: dict[str, list[tuple[int, list[str]]]] = {}
+    known: set[str] = set()
     for number, fields in lines:
         if not any(map(str.strip, fields)):
             if time or group or (not fields and len(header) > 1):
@@ -110,14 +111,14 @@ def parse(
                 f"got {len(fields)}"
             )
         name = fields[at[group]].strip() if group else ""
+        known.add(name)
         if groups is None or name in groups:
             found.setdefault(name, []).append((number, fields))
     for name in groups or ():
         if name not in found:
-            known = sorted({row[at[group]].strip() for _, row in lines if len(row) > at[group]})
             raise UserError(
                 f"task.groups: expected values of the column {group!r} "
-                f"({', '.join(known)[:200]}), got {name!r}"
+                f"({', '.join(sorted(known))[:200]}), got {name!r}"
             )
     series = []
     for name, rows in sorted(found.items()):
