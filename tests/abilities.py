@@ -41,7 +41,6 @@ MEANING = """\
 NOT_LINEAR = "its step has no form that is linear in its state, so no parallel scan"
 EXPLAINED = {
     ("bidirectional", "streaming"): "sees the whole sequence, so there is no single step",
-    ("bidirectional", "flow"): "gives both directions at once: see `tests/test_gradients.py`",
 }
 
 

@@ -164,6 +164,7 @@ def test_flow_of_a_state_that_is_handed_on(within):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.ability("flow", cell="bidirectional")
 def test_flow_in_both_directions():
     cell = jl.bidirectional(LSTM, RNN)
     params, inputs = random_params(cell), random_inputs(cell, T)
