@@ -12,7 +12,7 @@ from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Params
 from jaxlstm.convert import around, files
 from jaxlstm.convert.keras import ALLOWED, arrays_of
-from jaxlstm.convert.keras_files import snake
+from jaxlstm.convert.keras_files import group_names
 from jaxlstm.convert.keras_layers import ACTIVATIONS, KINDS
 from jaxlstm.convert.parts import Part, take_apart
 
@@ -63,12 +63,10 @@ def write(
     dtype, embedding, readout = around.check(
         params, sizes, len(last), embedding, readout, every_step
     )
-    configs, arrays, seen = [], {}, {}
+    configs, arrays = [], {}
 
     def add(name: str, config: dict[str, Any], groups: dict[str, list[Any]]) -> None:
-        base = snake(name)
-        seen[base] = seen.get(base, -1) + 1
-        unique = f"{base}_{seen[base]}" if seen[base] else base
+        unique = group_names([*configs, {"class_name": name}])[-1]
         configs.append(_layer(name, {"name": unique, **config}))
         for group, values in groups.items():
             arrays.update({f"layers/{unique}/{group}/{k}": a for k, a in enumerate(values)})

@@ -10,6 +10,7 @@ from scipy import stats
 
 from jaxlstm import config, runs
 from jaxlstm.errors import UserError
+from jaxlstm.training import scores
 
 RESAMPLES = 9999
 FEW = 5
@@ -129,7 +130,7 @@ def _measure(
             return _newcombe(_counted(check, values), _counted(check, others))
         case "difference":
             if min(len(values), len(others)) < FEW:
-                return _students(values, others)
+                return _welch(values, others)
             return _bootstrapped(lambda a, b: np.mean(a, -1) - np.mean(b, -1), values, others)
         case "ratio":
             return _bootstrapped(lambda a, b: np.mean(a, -1) / np.mean(b, -1), values, others)
@@ -141,7 +142,7 @@ def _measure(
             return _bootstrapped(lambda a: np.median(a, -1), values)
         case "mean":
             if len(values) < FEW:
-                return _students(values)
+                return float(values.mean()), scores.interval(values.tolist())
             return _bootstrapped(lambda a: np.mean(a, -1), values, method="BCa")
 
 
@@ -170,19 +171,15 @@ def _newcombe(ours: np.ndarray, others: np.ndarray) -> tuple[float, Interval]:
     return p - q, (p - q - below, p - q + above)
 
 
-def _students(
-    values: np.ndarray, others: np.ndarray | None = None
-) -> tuple[float, Interval | None]:
-    """A mean or a difference of two, and the interval by Student's distribution."""
-    samples = [values] if others is None else [values, others]
-    value = float(values.mean() - (0 if others is None else others.mean()))
+def _welch(*samples: np.ndarray) -> tuple[float, Interval | None]:
+    """A difference of two means, and the interval by Student's distribution."""
+    value = float(np.subtract(*(sample.mean() for sample in samples)))
     if not math.isfinite(value) or any(len(sample) < 2 for sample in samples):
         return value, None
     squares = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
     total = math.fsum(squares)
     if total == 0:
         return value, (value, value)
-    # Welch's degrees of freedom; of one sample they are those of Student.
     each = zip(squares, samples, strict=True)
     freedom = total**2 / math.fsum(square**2 / (len(sample) - 1) for square, sample in each)
     half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
@@ -215,9 +212,11 @@ def _holds(
     low: float | None,
     high: float | None,
 ) -> bool:
-    if not math.isfinite(value) or (check.rule != "value" and span is None):
+    if check.rule == "value":
+        span = (value, value)
+    if not math.isfinite(value) or span is None:
         return False
-    bottom, top = (value, value) if check.rule == "value" or span is None else span
+    bottom, top = span
     if check.rule == "overlap":
         bottom, top = top, bottom
     # A baseline must be beaten, and an interval that is to exclude a bound may not touch it.

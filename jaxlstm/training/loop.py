@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import msgspec
 import numpy as np
 
 from jaxlstm import config, locks, runs, storage
@@ -142,10 +141,8 @@ def resume(
             records.take_back(folder, step)
             if longer:  # in this order: killed in between, it is a run that has not finished
                 runs.update_manifest(folder, state="interrupted")
-                steps = experiment.train.steps
-                kept = msgspec.structs.replace(
-                    begun, train=msgspec.structs.replace(begun.train, steps=steps)
-                )
+                steps = [("train.steps", str(experiment.train.steps))]
+                kept = config.load(folder / "config.toml", steps)
                 storage.replace(folder / "config.toml", config.dumps(kept).encode())
             runs.update_manifest(
                 folder,

@@ -37,7 +37,6 @@ def associative_steps(
     if laid.reset is not None:
         initial = jnp.broadcast_to(jax.tree.leaves(laid.initial)[0], decay.shape)
         written = choose(laid.reset, decay * initial + written, written)
-        decay = choose(laid.reset, jnp.zeros_like(decay), decay)
         begun = lax.cummax(laid.reset.astype(jnp.int8), reverse=options.reverse) > 0
         entry = choose(begun, jnp.zeros_like(entry), entry)
 
@@ -57,7 +56,7 @@ def prefixes(
     Args:
         factors: a, [T, …, D] for a ⊙ s, or [T, …, D, D] for matrices.
         terms: b, [T, …, D].
-        reset: [T, …] bool, where a is zero and nothing before gets through, be it no number.
+        reset: [T, …] bool, where nothing before gets through, be it no number.
         reverse: compose from the last step to the first.
 
     Returns:

@@ -105,10 +105,7 @@ def solve(
 
     def so_far(flag: Array) -> Array:
         """At how many steps a flag was set since the carry began anew."""
-        keeps = jnp.ones_like(flag, jnp.float32)
-        if flags.reset is not None:
-            keeps = choose(flags.reset, jnp.zeros_like(keeps), keeps)
-        return prefixes(keeps, flag.astype(jnp.float32))[1]
+        return prefixes(jnp.ones_like(flag, jnp.float32), flag.astype(jnp.float32), flags.reset)[1]
 
     def broken(found: Array) -> Array:
         return ~jnp.all(jnp.isfinite(found), axis=-1)
