@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import pickle
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from cells_table import CELLS, random_carry, random_inputs, random_params
+from cells_table import CELLS, HALF, random_carry, random_inputs, random_params
 from flax import nnx
 from jax.test_util import check_grads
 from scipy.special import expn
@@ -316,6 +317,69 @@ def test_types_of_parameters_outputs_and_memory(make, given, outputs, memory):
     assert output.dtype == carry.hidden.dtype == jnp.dtype(outputs)
     assert make is jl.rnn or carry.cell.dtype == jnp.dtype(memory)
     assert jax.tree.leaves(first) == jax.tree.leaves(carry)
+
+
+# All cells but those with a product of what a product gave, or with noise.
+ONCE = (
+    "rnn",
+    "indrnn",
+    "lstm",
+    "lstm-coupled-peepholes",
+    "conv-lstm",
+    "gru",
+    "mlstm",
+    "min-lstm",
+    "min-gru",
+)
+
+
+def in_half(name):
+    """A cell in bfloat16, in float32, and numbers that both types hold."""
+    cell = HALF[name]
+    params, x = random_params(cell, dtype="bfloat16"), random_inputs(cell, 50, dtype="bfloat16")
+    carry = random_carry(cell, params, 50, dtype="bfloat16")
+    carry = jax.tree.map(lambda a, b: a.astype(b.dtype), carry, cell.initial_carry(params))
+    return cell, CELLS[name], params, carry, x
+
+
+def single(tree):
+    return jax.tree.map(lambda a: a.astype("float32"), tree)
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_step_in_half_precision_is_one_in_single_precision_rounded_once(name):
+    half, full, params, carry, x = in_half(name)
+    found = half.step(params, carry, x)
+    wanted = full.step(single(params), single(carry), single(x))
+
+    def same(got, exact):
+        rounded = np.asarray(exact.astype(got.dtype), "float32")
+        got = np.asarray(got, "float32")
+        # Sums in another order may fall on the other side of a bound between two numbers.
+        assert np.mean(got == rounded) > 0.97 or got.dtype == exact.dtype
+        np.testing.assert_allclose(got, rounded, rtol=2**-7, atol=1e-6)
+
+    jax.tree.map(same, found, wanted)
+
+
+@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize("backend", ["scan", "auto"])
+def test_gradients_in_half_precision_are_near_those_in_single(name, backend):
+    half, full, params, _, x = in_half(name)
+    params, inputs = single(params), jnp.stack([x] * 5, 1)
+
+    def loss(cell, params, inputs):
+        outputs = jl.unroll(cell, params, inputs, backend=backend).outputs
+        return jnp.sum(outputs.astype("float32") ** 2, axis=(0, 1)).mean()
+
+    def gradients(cell, inputs):
+        each = jax.vmap(jax.grad(functools.partial(loss, cell), (0, 1)), (None, 0))
+        return each(params, inputs[:, None])
+
+    found, wanted = gradients(half, inputs), gradients(full, single(inputs))
+    for got, exact in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        off = np.linalg.norm(np.asarray(single(got) - exact)) / np.linalg.norm(exact)
+        assert off < 0.01
 
 
 # What they say they are.

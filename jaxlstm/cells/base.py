@@ -1,6 +1,8 @@
 """What a recurrent cell is: three pure functions, and the parts that cells are made of."""
 
 import dataclasses
+import functools
+import itertools
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -9,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
+from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.cells.describe import Described as Described
 from jaxlstm.cells.describe import described as described
@@ -197,12 +200,54 @@ def wide_type(dtype: Any) -> Any:
     return jnp.dtype("float32") if dtype.itemsize < 4 else dtype
 
 
+def like(new: Carry, carry: Carry) -> Carry:
+    """A carry in the types of the one before."""
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), new, carry)
+
+
 def affine(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
-    """`x @ kernel + bias` in `dtype`, for any leading batch shape, without rank promotion."""
-    product = jnp.matmul(x.astype(dtype), kernel.astype(dtype))
+    """`x @ kernel + bias` for any leading batch shape, without rank promotion.
+
+    The factors are of type `dtype`, the result is in float32 at least.
+    """
+    product = multiplied(jnp.matmul, x.astype(dtype), kernel.astype(dtype))
     if bias is None:
         return product
-    return product + jnp.broadcast_to(bias.astype(dtype), product.shape)
+    return product + jnp.broadcast_to(bias.astype(product.dtype), product.shape)
+
+
+def multiplied(product: Callable[..., Array], x: Array, kernel: Array) -> Array:
+    """`product(x, kernel)`, bilinear, of two arrays of a type; in float32 where that is shorter.
+
+    A processor adds up what it multiplies in float32 in any case, so what is rounded before the
+    activations is rounded once too often; on a CPU it costs as much as the product.
+    """
+    if x.dtype.itemsize < 4:
+        return _in_single(product, x, kernel)
+    return product(x, kernel)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _in_single(product: Callable[..., Array], x: Array, kernel: Array) -> Array:
+    return product(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _in_half(product: Callable[..., Array], primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Tangents are products of the half type, and so are the cotangents in turn.
+
+    JAX by itself would multiply cotangents in float32 with kernels made as wide.
+    """
+    (x, kernel), (dx, dkernel) = primals, tangents
+    pairs = [(dx, kernel)] * _moves(dx) + [(x, dkernel)] * _moves(dkernel)
+    tangent = functools.reduce(jnp.add, itertools.starmap(product, pairs))
+    return _in_single(product, x, kernel), tangent.astype(jnp.float32)
+
+
+def _moves(tangent: Any) -> bool:
+    return not isinstance(tangent, SymbolicZero)
+
+
+_in_single.defjvp(_in_half, symbolic_zeros=True)
 
 
 def gated_affine(

@@ -1,5 +1,6 @@
 """Convolutional LSTM: states that are images, series or volumes (Shi 2015)."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,16 @@ from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import Activation, function_of
-from jaxlstm.cells.base import Cell, check_choice, check_size, described, serialized
+from jaxlstm.cells.base import (
+    Cell,
+    check_choice,
+    check_size,
+    described,
+    like,
+    multiplied,
+    serialized,
+    wide,
+)
 from jaxlstm.cells.lstm import GATES, LSTMCarry
 
 
@@ -81,7 +91,8 @@ def conv_lstm(
         recurrent_init: initialiser of each gate's block of U, as a matrix [kernel_size·F, F].
         bias_init: initialiser of b [4F]; takes the place of `forget_bias`.
         param_dtype: type of the parameters.
-        dtype: type of the computation, `hidden` and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, `hidden` and the outputs; that of the parameters if
+            None. Gates are computed in float32 at least.
         cell_dtype: type of the memory; that of the parameters if None.
 
     Returns:
@@ -158,9 +169,14 @@ def conv_lstm(
     ) -> Array:
         batch_shape = x.shape[: x.ndim - dims - 1]
         flat = x.reshape(-1, *x.shape[x.ndim - dims - 1 :])
-        product = lax.conv_general_dilated(
-            flat, kernel, stride, padding.upper(), None, dilation, layout
+        convolved = functools.partial(
+            lax.conv_general_dilated,
+            window_strides=stride,
+            padding=padding.upper(),
+            rhs_dilation=dilation,
+            dimension_numbers=layout,
         )
+        product = multiplied(convolved, flat, kernel)
         return product.reshape(*batch_shape, *product.shape[1:])
 
     def recur(hidden: Any, kernel: Array, compute: Any) -> Array:
@@ -177,25 +193,28 @@ def conv_lstm(
                 f"`x` must have shape [*batch, {', '.join(map(str, input_shape))}], got "
                 f"{list(x.shape)}"
             )
-        compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
+        compute = dtype or params.kernel.dtype
         z = convolve(x.astype(compute), params.kernel.astype(compute), stride, padding, dilation)
         z = z + recur(hidden, params.recurrent_kernel.astype(compute), compute)
         if params.bias is not None:
-            z = z + jnp.broadcast_to(params.bias.astype(compute), z.shape)
+            z = z + jnp.broadcast_to(params.bias.astype(z.dtype), z.shape)
+        kept = wide(carry.cell)
+        memory = kept.dtype
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
 
         def look(row: int, cell: Array) -> Array:
             if params.peephole is None:
                 return jnp.zeros_like(i)
-            weight = params.peephole[row].astype(compute)
-            return jnp.broadcast_to(weight, cell.shape) * cell.astype(compute)
+            weight = params.peephole[row].astype(z.dtype)
+            return jnp.broadcast_to(weight, cell.shape) * cell.astype(z.dtype)
 
         written = named(sigma(i + look(0, carry.cell)), "i") * named(phi(g), "g")
-        kept = named(sigma(f + look(1, carry.cell)), "f").astype(memory) * carry.cell
-        cell = kept + written.astype(memory)
-        shown = named(phi(cell), "psi").astype(compute)
-        new = named(sigma(o + look(2, cell)), "o") * shown
-        return LSTMCarry(new, cell), new
+        opened = named(sigma(f + look(1, carry.cell)), "f").astype(memory)
+        cell = opened * kept + written.astype(memory)
+        shown = named(phi(cell), "psi").astype(z.dtype)
+        hidden = named(sigma(o + look(2, cell)), "o") * shown
+        new = like(LSTMCarry(hidden, cell), carry)
+        return new, new.hidden
 
     def step(params: ConvLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
         return gated_step(params, carry, x, carry.hidden)

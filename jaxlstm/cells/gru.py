@@ -86,7 +86,8 @@ def gru(
         recurrent_init: initialiser of each gate's block [H, H] of U.
         bias_init: initialiser of the biases [3H].
         param_dtype: type of the parameters.
-        dtype: type of the computation, the state and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, the state and the outputs; that of the parameters
+            if None. What lies between is computed in float32 at least.
 
     Returns:
         A `Cell` with `GRUParams` and `GRUCarry`.
@@ -121,7 +122,7 @@ def gru(
         x_r, x_z, x_n = jnp.split(inputs(params, x), gates, axis=-1)
         u_r, u_z, u_n = jnp.split(params.recurrent_kernel, gates, axis=-1)
         h_r, h_z = affine(seen[0], u_r, None, compute), affine(seen[1], u_z, None, compute)
-        reset = named(sigma(x_r + h_r), "r") * seen[2].astype(compute)
+        reset = named(sigma(x_r + h_r), "r") * seen[2].astype(h_r.dtype)
         return update(carry, phi(x_n + affine(reset, u_n, None, compute)), x_z + h_z)
 
     def inputs(params: GRUParams, x: Array) -> Array:
@@ -146,7 +147,8 @@ def gru(
 
     def update(carry: GRUCarry, n: Array, z: Array) -> tuple[GRUCarry, Array]:
         z = named(sigma(z), "z")
-        new = (1 - z) * named(n, "n") + z * carry.hidden
+        new = (1 - z) * named(n, "n") + z * carry.hidden.astype(z.dtype)
+        new = new.astype(carry.hidden.dtype)
         return GRUCarry(new), new
 
     def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
@@ -199,7 +201,8 @@ def mgu(
         recurrent_init: initialiser of each block [H, H] of U.
         bias_init: initialiser of b [2H].
         param_dtype: type of the parameters.
-        dtype: type of the computation, the state and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, the state and the outputs; that of the parameters
+            if None. What lies between is computed in float32 at least.
 
     Returns:
         A `Cell` with `GRUParams` of two blocks and `GRUCarry`.
@@ -231,8 +234,8 @@ def mgu(
         x_f, x_n = jnp.split(affine(x, params.kernel, params.bias, compute), 2, axis=-1)
         u_f, u_n = jnp.split(params.recurrent_kernel, 2, axis=-1)
         f = named(sigma(x_f + affine(seen[0], u_f, None, compute)), "f")
-        n = named(phi(x_n + affine(f * seen[1].astype(compute), u_n, None, compute)), "n")
-        new = (1 - f) * carry.hidden + f * n
+        n = named(phi(x_n + affine(f * seen[1].astype(f.dtype), u_n, None, compute)), "n")
+        new = ((1 - f) * carry.hidden.astype(f.dtype) + f * n).astype(carry.hidden.dtype)
         return GRUCarry(new), new
 
     def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:

@@ -16,6 +16,7 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    like,
     serialized,
     wide,
 )
@@ -79,7 +80,8 @@ def layer_norm_lstm(
         recurrent_init: initialiser of each gate's block [H, H] of U.
         bias_init: initialiser of b [4H]; takes the place of `forget_bias`.
         param_dtype: type of the parameters.
-        dtype: type of the computation, `hidden` and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, `hidden` and the outputs; that of the parameters if
+            None. Gates are computed in float32 at least.
         cell_dtype: type of the memory; that of the parameters if None.
 
     Returns:
@@ -123,27 +125,29 @@ def layer_norm_lstm(
         return LSTMCarry(jnp.zeros(shape, dtype or param), jnp.zeros(shape, cell_dtype or param))
 
     def norm(z: Array, scale: Array) -> Array:
-        # In float16 the slope of an rsqrt at ε is infinite.
-        centred = wide(z) - jnp.mean(wide(z), axis=-1, keepdims=True)
+        centred = z - jnp.mean(z, axis=-1, keepdims=True)
         variance = jnp.mean(centred * centred, axis=-1, keepdims=True)
-        unit = (centred * lax.rsqrt(variance + epsilon)).astype(z.dtype)
+        unit = centred * lax.rsqrt(variance + epsilon)
         return unit * jnp.broadcast_to(scale.astype(z.dtype), z.shape)
 
     def gated_step(
         params: LayerNormLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
     ) -> tuple[LSTMCarry, Array]:
-        compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
+        compute = dtype or params.kernel.dtype
         z = norm(affine(x, params.kernel, None, compute), params.kernel_scale)
         product = gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
         z = z + norm(product, params.recurrent_scale)
-        z = z + jnp.broadcast_to(params.bias.astype(compute), z.shape)
+        z = z + jnp.broadcast_to(params.bias.astype(z.dtype), z.shape)
+        kept = wide(carry.cell)
+        memory = kept.dtype
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
         written = named(jax.nn.sigmoid(i), "i") * named(jnp.tanh(g), "g")
-        cell = named(jax.nn.sigmoid(f), "f").astype(memory) * carry.cell + written.astype(memory)
+        cell = named(jax.nn.sigmoid(f), "f").astype(memory) * kept + written.astype(memory)
         read = norm(cell, params.cell_scale)
         read = jnp.tanh(read + jnp.broadcast_to(params.cell_bias.astype(memory), read.shape))
-        new = named(jax.nn.sigmoid(o), "o") * named(read, "psi").astype(compute)
-        return LSTMCarry(new, cell), new
+        hidden = named(jax.nn.sigmoid(o), "o") * named(read, "psi").astype(z.dtype)
+        new = like(LSTMCarry(hidden, cell), carry)
+        return new, new.hidden
 
     def step(params: LayerNormLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
         check_last("x", x, input_size)

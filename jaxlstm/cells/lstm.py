@@ -18,7 +18,9 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    like,
     serialized,
+    wide,
 )
 
 GATES: tuple[str, ...] = ("i", "f", "g", "o")
@@ -147,7 +149,8 @@ def lstm(
         bias_init: initialiser of the whole bias [4H], such as `initializers.chrono(t_max=…)`; takes
             the place of `forget_bias`. The blocks of missing gates are left out.
         param_dtype: type of the parameters.
-        dtype: type of the computation, `hidden` and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, `hidden` and the outputs; that of the parameters if
+            None. Gates are computed in float32 at least.
         cell_dtype: type of the memory c; that of the parameters if None, so that a computation in
             bfloat16 still remembers in float32.
 
@@ -253,7 +256,8 @@ def lstm(
         compute = z.dtype
         net = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
         if full_gate_recurrence:
-            last = jnp.split(affine(carry.gates, params.gate_kernel, None, compute), len(gates), -1)
+            last = affine(carry.gates, params.gate_kernel, None, carry.gates.dtype)
+            last = jnp.split(last, len(gates), -1)
             net |= {gate: net[gate] + m for gate, m in zip(gates, last, strict=True)}
 
         def look(gate: str, row: int, cell: Array) -> Array:
@@ -262,13 +266,13 @@ def lstm(
             weight = jnp.broadcast_to(params.peephole[row].astype(compute), net[gate].shape)
             return net[gate] + weight * cell.astype(compute)
 
-        memory = carry.cell.dtype
+        kept = wide(carry.cell)
+        memory = kept.dtype
         g = named(phi(net["g"]), "g")
         opened = {}
-        kept = carry.cell
         if forget_gate:
             opened["f"] = named(sigma(look("f", 1, carry.cell)), "f")
-            kept = opened["f"].astype(memory) * carry.cell
+            kept = opened["f"].astype(memory) * kept
         if coupled:
             g = (1 - opened["f"]) * g
         elif input_gate:
@@ -281,14 +285,15 @@ def lstm(
         if output_gate:
             opened["o"] = named(sigma(look("o", 2, cell)), "o")
             output = opened["o"] * output
-        if not full_gate_recurrence:
-            return LSTMCarry(output, cell), output
-        last = jnp.concatenate([opened[gate] for gate in gates], axis=-1)
-        return LSTMGatesCarry(output, cell, last), output
+        new = LSTMCarry(output, cell)
+        if full_gate_recurrence:
+            new = LSTMGatesCarry(*new, jnp.concatenate([opened[gate] for gate in gates], axis=-1))
+        new = like(new, carry)
+        return new, new.hidden
 
     def after(params: Any, merged: tuple[Any, Array]) -> tuple[Any, Array]:
         carry, output = merged
-        output = affine(output, params.projection, None, output.dtype)
+        output = affine(output, params.projection, None, output.dtype).astype(output.dtype)
         return carry._replace(hidden=output), output
 
     def step(params: Any, carry: Any, x: Array) -> tuple[Any, Array]:

@@ -10,7 +10,16 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, serialized
+from jaxlstm.cells.base import (
+    Cell,
+    affine,
+    check_last,
+    check_size,
+    described,
+    like,
+    serialized,
+    wide,
+)
 
 
 @serialized
@@ -83,7 +92,8 @@ def lstm_1997(
         kernel_init: initialiser of W [I, n] and U [n, n]; the paper draws uniformly within ±0.1
             (±0.2 for the Reber grammar).
         param_dtype: type of the parameters.
-        dtype: type of the computation and the outputs; that of the parameters if None.
+        dtype: type of the factors of products and the outputs; that of the parameters if None.
+            Gates are computed in float32 at least.
 
     Returns:
         A `Cell` with `LSTM1997Params`, n(I + n) + 2B (+ BS) of them, and `LSTM1997Carry`.
@@ -129,7 +139,7 @@ def lstm_1997(
 
     def step(params: LSTM1997Params, carry: LSTM1997Carry, x: Array) -> tuple[LSTM1997Carry, Array]:
         check_last("x", x, input_size)
-        compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
+        compute = dtype or params.kernel.dtype
         last = jnp.concatenate([carry.gates, carry.hidden], axis=-1)
         if truncated:
             last = lax.stop_gradient(last)
@@ -144,9 +154,11 @@ def lstm_1997(
         )
         opened, shown = (jnp.repeat(gate, block_size, axis=-1) for gate in (i, o))
         g = 4 * named(jax.nn.sigmoid(z[..., 2 * blocks :]), "g") - 2
-        cell = carry.cell + (opened * g).astype(memory)
-        hidden = shown * (2 * named(jax.nn.sigmoid(cell), "psi") - 1).astype(compute)
-        return LSTM1997Carry(hidden, cell, jnp.concatenate([i, o], axis=-1)), hidden
+        cell = wide(carry.cell)
+        cell = cell + (opened * g).astype(cell.dtype)
+        hidden = shown * (2 * named(jax.nn.sigmoid(cell), "psi") - 1).astype(z.dtype)
+        new = like(LSTM1997Carry(hidden, cell, jnp.concatenate([i, o], axis=-1)), carry)
+        return new, new.hidden
 
     return Cell(init, initial_carry, step, (input_size,))
 

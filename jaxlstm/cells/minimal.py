@@ -53,7 +53,8 @@ def min_gru(
         kernel_init: initialiser of W [I, 2H], the blocks z and n.
         bias_init: initialiser of b [2H].
         param_dtype: type of the parameters.
-        dtype: type of the computation, the state and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, the state and the outputs; that of the parameters
+            if None. What lies between is computed in float32 at least.
 
     Returns:
         A `Cell` with `MinimalParams` and `MinimalCarry`.
@@ -108,7 +109,8 @@ def min_lstm(
         use_bias: whether there is a bias.
         kernel_init: initialiser of W [I, 3H], the blocks i, f and g.
         param_dtype: type of the parameters.
-        dtype: type of the computation, the state and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, the state and the outputs; that of the parameters
+            if None. What lies between is computed in float32 at least.
 
     Returns:
         A `Cell` with `MinimalParams` and `MinimalCarry`.
@@ -167,7 +169,8 @@ def _minimal(
 
     def step(params: MinimalParams, carry: MinimalCarry, x: Array) -> tuple[MinimalCarry, Array]:
         decay, written = linear(params, x)
-        new = decay * carry.hidden + written
+        new = decay * carry.hidden.astype(decay.dtype) + written
+        new = new.astype(carry.hidden.dtype)
         return MinimalCarry(new), new
 
     return Cell(init, initial_carry, step, (input_size,), linear=linear)

@@ -79,7 +79,8 @@ def rnn(
             IRNN of Le, Jaitly, Hinton (2015).
         bias_init: initialiser of b [H].
         param_dtype: type of the parameters.
-        dtype: type of the computation, the state and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, the state and the outputs; that of the parameters
+            if None. What lies between is computed in float32 at least.
 
     Returns:
         A `Cell` with `RNNParams`, or `RNNVariantParams` with a second bias, and `RNNCarry`.
@@ -123,7 +124,7 @@ def rnn(
         return gated_affine(hidden, params.recurrent_kernel, 1, compute, more)
 
     def merge(extra: Any, carry: RNNCarry, net: dict[str, Array]) -> tuple[RNNCarry, Array]:
-        new = named(phi(net["z"]), "h")
+        new = named(phi(net["z"]), "h").astype(carry.hidden.dtype)
         return RNNCarry(new), new
 
     def gated_step(params: Any, carry: RNNCarry, x: Array, hidden: Any) -> tuple[RNNCarry, Array]:
@@ -169,7 +170,8 @@ def indrnn(
         recurrent_init: initialiser of u [H].
         bias_init: initialiser of b [H].
         param_dtype: type of the parameters.
-        dtype: type of the computation, the state and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, the state and the outputs; that of the parameters
+            if None. What lies between is computed in float32 at least.
 
     Returns:
         A `Cell` with `RNNParams`, whose `recurrent_kernel` is u [H], and `RNNCarry`.
@@ -204,9 +206,10 @@ def indrnn(
     ) -> tuple[RNNCarry, Array]:
         compute = dtype or params.kernel.dtype
         seen = hidden[0] if isinstance(hidden, tuple) else hidden
+        z = affine(x, params.kernel, params.bias, compute)
         weight = jnp.broadcast_to(params.recurrent_kernel.astype(compute), seen.shape)
-        new = phi(affine(x, params.kernel, params.bias, compute) + weight * seen.astype(compute))
-        new = named(new, "h")
+        z = z + weight.astype(z.dtype) * seen.astype(compute).astype(z.dtype)
+        new = named(phi(z), "h").astype(carry.hidden.dtype)
         return RNNCarry(new), new
 
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:

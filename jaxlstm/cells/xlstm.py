@@ -17,7 +17,9 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    like,
     serialized,
+    wide,
 )
 from jaxlstm.cells.lstm import GATES, LSTMParams
 
@@ -124,7 +126,8 @@ def slstm(
         recurrent_init: initialiser of each gate's block [H, H] of U.
         bias_init: initialiser of b [4H]; takes the place of `forget_bias`.
         param_dtype: type of the parameters.
-        dtype: type of the computation, `hidden` and the outputs; that of the parameters if None.
+        dtype: type of the factors of products, `hidden` and the outputs; that of the parameters if
+            None. Gates are computed in float32 at least.
         cell_dtype: type of c, n and m; that of the parameters if None.
 
     Returns:
@@ -165,7 +168,8 @@ def slstm(
     def gated_step(
         params: LSTMParams, carry: SLSTMCarry, x: Array, hidden: Any
     ) -> tuple[SLSTMCarry, Array]:
-        compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
+        compute, old, carry = dtype or params.kernel.dtype, carry, jax.tree.map(wide, carry)
+        memory = carry.cell.dtype
         z = affine(x, params.kernel, params.bias, compute)
         z = z + gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
@@ -175,8 +179,9 @@ def slstm(
         opened, kept = named(opened, "i"), named(kept, "f")
         cell = kept * carry.cell + opened * g
         normalizer = kept * carry.normalizer + opened
-        new = named(jax.nn.sigmoid(o), "o") * (cell / normalizer).astype(compute)
-        return SLSTMCarry(new, cell, normalizer, top), new
+        shown = named(jax.nn.sigmoid(o), "o") * (cell / normalizer).astype(o.dtype)
+        new = like(SLSTMCarry(shown, cell, normalizer, top), old)
+        return new, new.hidden
 
     def step(params: LSTMParams, carry: SLSTMCarry, x: Array) -> tuple[SLSTMCarry, Array]:
         check_last("x", x, input_size)
@@ -217,7 +222,8 @@ def mlstm(
         forget_bias: where the biases of the forget gates start.
         kernel_init: initialiser of the kernels.
         param_dtype: type of the parameters.
-        dtype: type of the computation and the outputs; that of the parameters if None.
+        dtype: type of the factors of products and the outputs; that of the parameters if None.
+            Gates are computed in float32 at least.
         cell_dtype: type of C, n and m; that of the parameters if None.
 
     Returns:
@@ -261,7 +267,8 @@ def mlstm(
 
     def step(params: MLSTMParams, carry: MLSTMCarry, x: Array) -> tuple[MLSTMCarry, Array]:
         check_last("x", x, input_size)
-        compute, memory = dtype or params.kernel.dtype, carry.cell.dtype
+        compute, old, carry = dtype or params.kernel.dtype, carry, jax.tree.map(wide, carry)
+        memory = carry.cell.dtype
         z = affine(x, params.kernel, params.bias, compute)
         q, k, v, o = (
             part.reshape(*part.shape[:-1], heads, size) for part in jnp.split(z, 4, axis=-1)
@@ -281,8 +288,8 @@ def mlstm(
         scale = jnp.maximum(overlap * small, jnp.exp(-jnp.maximum(top, 0)))
         scale = jnp.maximum(scale, jnp.finfo(memory).tiny)
         read = jnp.einsum("...vk,...k->...v", cell, q) * (small / scale)[..., None]
-        output = named(jax.nn.sigmoid(o), "o") * read.astype(compute)
-        output = output.reshape(*output.shape[:-2], hidden_size)
-        return MLSTMCarry(cell, normalizer, top), output
+        output = named(jax.nn.sigmoid(o), "o") * read.astype(o.dtype)
+        output = output.reshape(*output.shape[:-2], hidden_size).astype(compute)
+        return like(MLSTMCarry(cell, normalizer, top), old), output
 
     return Cell(init, initial_carry, step, (input_size,))

@@ -33,7 +33,8 @@ class LSTM(RNN):
             call brings `key` or `rngs`.
         recurrent_dropout: likewise of what each gate sees of the last output, one mask a gate.
         param_dtype: type of the parameters.
-        dtype: type of the computation and the outputs; that of the parameters if None.
+        dtype: type of the factors of products and the outputs; that of the parameters if None.
+            Gates are computed in float32 at least.
         cell_dtype: type of the memory; that of the parameters if None.
         rngs: draws the parameters.
         **options: `return_sequences`, `return_state`, `go_backwards` and the others of `RNN`.
@@ -114,7 +115,8 @@ class SimpleRNN(RNN):
         dropout: of the inputs, as for `LSTM`.
         recurrent_dropout: of the last output, as for `LSTM`.
         param_dtype: type of the parameters.
-        dtype: type of the computation and the outputs; that of the parameters if None.
+        dtype: type of the factors of products and the outputs; that of the parameters if None.
+            Gates are computed in float32 at least.
         rngs: draws the parameters.
         **options: `return_sequences`, `return_state`, `go_backwards` and the others of `RNN`.
 
@@ -189,7 +191,8 @@ class GRU(RNN):
         dropout: of the inputs, as for `LSTM`.
         recurrent_dropout: of what each gate sees of the last output, as for `LSTM`.
         param_dtype: type of the parameters.
-        dtype: type of the computation and the outputs; that of the parameters if None.
+        dtype: type of the factors of products and the outputs; that of the parameters if None.
+            Gates are computed in float32 at least.
         rngs: draws the parameters.
         **options: `return_sequences`, `return_state`, `go_backwards` and the others of `RNN`.
 

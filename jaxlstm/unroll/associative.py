@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.cells.base import Carry, Cell, Params, wide_type
 from jaxlstm.unroll.checks import check_parallel
 from jaxlstm.unroll.scan import choose, entered
 
@@ -33,15 +33,18 @@ def associative_steps(
     if valid is not None:
         decay = choose(valid, decay, jnp.ones_like(decay))
         written = choose(valid, written, jnp.zeros_like(written))
-    entry = jnp.broadcast_to(first, decay.shape)
+    dtype = wide_type(first.dtype)
+    decay, written, entry = (a.astype(dtype) for a in (decay, written, first))
+    entry = jnp.broadcast_to(entry, decay.shape)
     if laid.reset is not None:
         initial = jnp.broadcast_to(jax.tree.leaves(laid.initial)[0], decay.shape)
+        initial = initial.astype(dtype)
         written = choose(laid.reset, decay * initial + written, written)
         begun = lax.cummax(laid.reset.astype(jnp.int8), reverse=options.reverse) > 0
         entry = choose(begun, jnp.zeros_like(entry), entry)
 
     decay, written = prefixes(decay, written, laid.reset, reverse=options.reverse)
-    states = decay * entry + written
+    states = (decay * entry + written).astype(first.dtype)
     outputs = states if valid is None else choose(valid, states, jnp.zeros_like(states))
     last = first if not xs.shape[0] else states[0 if options.reverse else -1]
     wrap = jax.tree.structure(laid.first).unflatten
