@@ -37,15 +37,17 @@ def milliseconds(found):
     return f"{1e3 * found['median']:.1f} ({1e3 * found['low']:.1f}–{1e3 * found['high']:.1f})"
 
 
-def table(data, rows, call):
+def table(data, rows, call, floor=True):
     """Milliseconds by engine and case, and the floor."""
     names = [n for n in data["titles"] if any(n in row["engines"] for row in rows)]
-    yield "| B, T, I, H | " + " | ".join(data["titles"][n] for n in names) + " | floor |"
-    yield "|---|" + "---:|" * (len(names) + 1)
+    heads = [data["titles"][n] for n in names] + ["floor"] * floor
+    yield "| B, T, I, H | " + " | ".join(heads) + " |"
+    yield "|---|" + "---:|" * len(heads)
     for row in rows:
         cells = [milliseconds(row["engines"].get(n, {}).get(call)) for n in names]
-        floor = row["flops"] * (3 if call == "gradient" else 1) / data["sgemm"]
-        yield f"| {row['case']} | " + " | ".join(cells) + f" | {1e3 * floor:.1f} |"
+        least = row["flops"] * (3 if call == "gradient" else 1) / data["sgemm"]
+        cells += [f"{1e3 * least:.1f}"] * floor
+        yield f"| {row['case']} | " + " | ".join(cells) + " |"
 
 
 def ratios(rows, call, engine):
@@ -56,25 +58,37 @@ def ratios(rows, call, engine):
             yield row["case"], best_peer(row, call) / mine, torch and torch / mine
 
 
-def summary(data, engine):
+def summary(rows, engine):
     """The ratios of all cases and their geometric means over the six shapes."""
-    main = [row for row in data["rows"] if row["case"][0].isdigit()]
+    main = [row for row in rows if row["case"][0].isdigit()]
     for call, words in CALLS.items():
         yield f"| {words} | times as fast as the best JAX peer | times as fast as torch |"
         yield "|---|---:|---:|"
-        found = list(ratios(data["rows"], call, engine))
-        for case, peer, torch in found:
+        for case, *found in ratios(rows, call, engine):
             yield (
-                f"| {case} | {peer:.2f} | {torch:.2f} |"
-                if torch
-                else f"| {case} | {peer:.2f} | – |"
+                f"| {case} | "
+                + " | ".join(f"{ratio:.2f}" if ratio else "–" for ratio in found)
+                + " |"
             )
         six = list(ratios(main, call, engine))
-        means = [f"{geometric([peer for _, peer, _ in six]):.2f}"]
-        with_torch = [torch for *_, torch in six if torch]
-        means.append(f"{geometric(with_torch):.2f}" if with_torch else "–")
-        yield f"| **geometric mean of the {len(six)} shapes** | **{means[0]}** | **{means[1]}** |"
+        known = (
+            [found for found in column if found] for column in list(zip(*six, strict=True))[1:]
+        )
+        means = " | ".join(f"**{geometric(column):.2f}**" if column else "–" for column in known)
+        yield f"| **geometric mean of the {len(six)} shapes** | {means} |"
         yield ""
+
+
+def in_half(data):
+    """The same shapes in bfloat16."""
+    yield from ("## In bfloat16", "")
+    yield "Parameters, states and outputs in bfloat16. The one JAX peer is the plain scan, whose"
+    yield "gates are in bfloat16 too; torch's products use what the processor has for the type."
+    yield ""
+    yield from summary(data["half"], "jaxlstm")
+    for call, words in CALLS.items():
+        title = f"{words[0].upper()}{words[1:]}, milliseconds:"
+        yield from (title, "", *table(data, data["half"], call, floor=False), "")
 
 
 def compiled(data):
@@ -95,7 +109,7 @@ def compiled(data):
 
 def trouble(data):
     """What went wrong or was disturbed."""
-    for row in data["rows"]:
+    for row in data["rows"] + data.get("half", []):
         for name, found in row["engines"].items():
             if "error" in found:
                 yield f"- {row['case']}, {data['titles'][name]}: not timed: {found['error']}"
@@ -168,10 +182,10 @@ def write(folder: Path, data):
         "",
         "## Against the best JAX peer, and against torch",
         "",
-        *summary(data, "jaxlstm"),
+        *summary(data["rows"], "jaxlstm"),
         "The same on a single device:",
         "",
-        *summary(data, "jaxlstm-one"),
+        *summary(data["rows"], "jaxlstm-one"),
         "## Milliseconds",
         "",
     ]
@@ -184,6 +198,7 @@ def write(folder: Path, data):
         f"gradients) at the rate of large products measured in the same run, "
         f"{data['sgemm'] / 1e9:.0f} GFLOP/s.",
         "",
+        *(in_half(data) if data.get("half") else []),
         "## One step of one row, as in streaming (I = 32, H = 128), with the call from Python",
         "",
         "| engine | microseconds |",
