@@ -301,6 +301,19 @@ def test_a_finished_run_goes_on_with_more_steps_as_one_that_had_them_from_the_be
     assert training.resume(folder, quiet=True, overrides=more) == before
 
 
+def test_a_run_in_half_precision_learns_and_goes_on_bit_for_bit(tmp_path):
+    changes = {"model": config.LSTM(hidden_size=16, dtype="bfloat16"), "seeds": 1}
+    for name, steps in (("whole", 400), ("part", 399)):
+        often = dict.fromkeys(("log_every", "evaluate_every", "checkpoint_every"), 200)
+        changes["train"] = train(steps=steps, batch_size=16, steps_per_dispatch=100, **often)
+        assert go(tmp_path / name, **changes).state == "finished"
+    training.resume(tmp_path / "part", quiet=True, overrides=[("train.steps", "400")])
+    made = experiment(**changes)
+    one, other = (states(tmp_path / name, made).states for name in ("whole", "part"))
+    assert same_bits(one, other)
+    assert runs.read_manifest(tmp_path / "whole").summary[0].mean < 0.1  # 0.17 without learning
+
+
 @pytest.mark.parametrize(
     ("changes", "steps", "said"),
     [

@@ -1,4 +1,4 @@
-"""Networks from configs: the one of 1997, GRU, dropout."""
+"""Networks from configs: the one of 1997, GRU, half precision, dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import jaxlstm as jl
 from jaxlstm import config, tasks
 from jaxlstm.config import GRU, LSTM, LSTM1997, RNN
 from jaxlstm.errors import UserError
-from jaxlstm.training import model, objective, optimizers, step
+from jaxlstm.training import frames, model, objective, optimizers, step
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -135,6 +135,47 @@ def test_the_weights_of_the_inputs_begin_as_they_are_told_to(kind):
     kernel = np.asarray(built(spec)[1].cell.kernel)
     assert np.std(kernel) == pytest.approx(3.0, rel=0.15)
     assert np.mean(np.abs(kernel) > 6.0) == pytest.approx(0.0455, abs=0.03)  # of a normal
+
+
+# -- half precision
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU, RNN, config.ConvLSTM])
+@pytest.mark.parametrize("every_step", [False, True])
+def test_in_half_precision_what_is_learnt_and_given_stays_single(kind, every_step):
+    spec = {"filters" if kind is config.ConvLSTM else "hidden_size": 4, "layers": 2}
+    options = {"tokens": False, "input_size": 6, "output_size": 6, "every_step": every_step}
+
+    def made(dtype):
+        given = kind(**spec, dtype=dtype)
+        if kind is config.ConvLSTM:
+            return frames.build(given, (2, 3), every_step=every_step)
+        return model.build(given, **options)
+
+    half, full = made("bfloat16"), made("float32")
+    params = half.init(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    close(params, full.init(jax.random.key(0)))
+    for top in half.cell.initial_carry(params.cell, (4,)):
+        assert top.hidden.dtype == jnp.bfloat16
+        assert getattr(top, "cell", jnp.zeros(1)).dtype == jnp.float32
+
+    inputs, lengths = jax.random.normal(jax.random.key(1), (4, 9, 6)), jnp.array([9, 3, 1, 5])
+
+    def found(network):
+        def loss(params):
+            outputs = network.apply(params, inputs, lengths)
+            return jnp.mean(outputs**2), outputs
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, outputs), gradient = found(half)
+    (_, wanted), exact = found(full)
+    assert outputs.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    assert 0 < jnp.linalg.norm(outputs - wanted) < 0.01 * jnp.linalg.norm(wanted)
+    for got, leaf in zip(jax.tree.leaves(gradient), jax.tree.leaves(exact), strict=True):
+        assert jnp.linalg.norm(got - leaf) <= 0.03 * jnp.linalg.norm(leaf)
 
 
 # -- dropout

@@ -65,6 +65,7 @@ class Normal(Kind, frozen=True, tag="normal"):
 
 KernelInit = GlorotUniform | Uniform | Normal
 RecurrentInit = Orthogonal | Identity | Ginibre | GlorotUniform | Uniform | Normal
+Precision = Literal["float32", "bfloat16"]
 
 
 class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
@@ -82,6 +83,8 @@ class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
             in one-hot if left out.
         dropout: while it trains, the share of outputs that are dropped at each step, between two
             layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
+        dtype: type of what is multiplied, of states and of outputs. With "bfloat16" what is learnt,
+            the memory, the gates and the loss stay in float32.
     """
 
     hidden_size: Width
@@ -92,6 +95,7 @@ class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
     dropout: Share = 0.0
+    dtype: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.forget_bias is not None and self.chrono_t_max is not None:
@@ -111,6 +115,8 @@ class RNN(Part, frozen=True, tag_field="cell", tag="rnn"):
             in one-hot if left out.
         dropout: while it trains, the share of outputs that are dropped at each step, between two
             layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
+        dtype: type of what is multiplied, of states and of outputs. With "bfloat16" what is learnt,
+            the activations and the loss stay in float32.
     """
 
     hidden_size: Width
@@ -120,6 +126,7 @@ class RNN(Part, frozen=True, tag_field="cell", tag="rnn"):
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
     dropout: Share = 0.0
+    dtype: Precision = "float32"
 
 
 class GRU(Part, frozen=True, tag_field="cell", tag="gru"):
@@ -136,6 +143,8 @@ class GRU(Part, frozen=True, tag_field="cell", tag="gru"):
             in one-hot if left out.
         dropout: while it trains, the share of outputs that are dropped at each step, between two
             layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
+        dtype: type of what is multiplied, of states and of outputs. With "bfloat16" what is learnt,
+            the gates and the loss stay in float32.
     """
 
     hidden_size: Width
@@ -145,6 +154,7 @@ class GRU(Part, frozen=True, tag_field="cell", tag="gru"):
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
     dropout: Share = 0.0
+    dtype: Precision = "float32"
 
 
 class LSTM1997(Part, frozen=True, tag_field="cell", tag="lstm-1997"):
@@ -199,6 +209,8 @@ class ConvLSTM(Part, frozen=True, tag_field="cell", tag="conv-lstm"):
         layers: cells on top of each other.
         forget_bias: where the bias of the forget gate starts.
         peepholes: whether the gates see the memory, each pixel by weights of its own.
+        dtype: type of what is multiplied, of states and of outputs. With "bfloat16" what is learnt,
+            the memory, the gates and the loss stay in float32.
     """
 
     filters: Width
@@ -206,6 +218,7 @@ class ConvLSTM(Part, frozen=True, tag_field="cell", tag="conv-lstm"):
     layers: Annotated[int, Meta(ge=1, le=64)] = 1
     forget_bias: float = 1.0
     peepholes: bool = False
+    dtype: Precision = "float32"
 
     @property
     def embedding_size(self) -> None:

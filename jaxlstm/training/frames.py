@@ -10,7 +10,7 @@ from jax import Array
 import jaxlstm as jl
 from jaxlstm import config
 from jaxlstm.errors import UserError
-from jaxlstm.training.model import Model, Params, Readout
+from jaxlstm.training.model import Model, Params, Readout, dtype_of
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def build(spec: config.ConvLSTM, frame: tuple[int, int] | None, *, every_step: b
             kernel_size=spec.kernel_size,
             peepholes=spec.peepholes,
             forget_bias=spec.forget_bias,
+            dtype=dtype_of(spec),
         )
         for below in channels
     )

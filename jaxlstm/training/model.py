@@ -196,6 +196,7 @@ def _cell(spec: config.FeatureModel, input_size: int, hidden_size: int) -> jl.Ce
     if isinstance(spec, config.LSTM1997):
         return blocks.cell(spec, input_size)
     sizes: dict[str, Any] = {"input_size": input_size, "hidden_size": hidden_size}
+    sizes["dtype"] = dtype_of(spec)
     sizes["kernel_init"] = _initializer(spec.kernel_init)
     sizes["recurrent_init"] = _initializer(spec.recurrent_init)
     if isinstance(spec, config.RNN):
@@ -205,6 +206,11 @@ def _cell(spec: config.FeatureModel, input_size: int, hidden_size: int) -> jl.Ce
     if spec.chrono_t_max is not None:
         return jl.lstm(**sizes, bias_init=jl.initializers.chrono(t_max=spec.chrono_t_max))
     return jl.lstm(**sizes, forget_bias=1.0 if spec.forget_bias is None else spec.forget_bias)
+
+
+def dtype_of(spec: config.LSTM | config.RNN | config.GRU | config.ConvLSTM) -> str | None:
+    """The type to compute in where it is not that of the parameters, which is float32."""
+    return None if spec.dtype == "float32" else spec.dtype
 
 
 def _initializer(spec: config.KernelInit | config.RecurrentInit) -> Callable[..., Array]:
