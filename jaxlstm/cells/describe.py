@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm.cells.given import Drawing
+
 P = ParamSpec("P")
 D = TypeVar("D", bound="Described")
 
@@ -55,6 +57,10 @@ class Described:
     """
 
     description: Description | None = dataclasses.field(default=None, init=False)
+
+    def checked(self: D) -> D:
+        """A copy whose functions look at what they are given."""
+        return dataclasses.replace(self)
 
     def _identity(self) -> Any:
         if self.description is not None:
@@ -134,12 +140,15 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
                 raise TypeError(
                     f"`{name}` of {factory.__name__} must be hashable, got {type(value).__name__}"
                 ) from None
+        for name, value in arguments:
+            if name.endswith("_init") and name in bound.arguments and value is not None:
+                bound.arguments[name] = Drawing(name, value)
         found = factory(*bound.args, **bound.kwargs)
         if not isinstance(found, Described):
             raise TypeError(
                 f"`{factory.__name__}` must return a Cell or an Initializer, got {found!r}"
             )
-        made = dataclasses.replace(found)
+        made = found.checked()
         description = Description(make, tuple(arguments), tuple(defaults.items()))
         object.__setattr__(made, "description", description)
         return made

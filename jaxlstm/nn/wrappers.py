@@ -245,7 +245,8 @@ class Stacked(nnx.Module):
 
 def _check_layer(name: str, layer: Any, kinds: Any) -> None:
     if not isinstance(layer, kinds):
-        raise TypeError(f"`{name}` must be a layer such as `jl.nn.LSTM`, got {layer!r}")
+        given = type(layer).__name__
+        raise TypeError(f"`{name}` must be a layer such as `jl.nn.LSTM`, got {given}")
 
 
 def _split(name: str, state: Any, layers: tuple[RNN, RNN]) -> tuple[Any, Any]:
