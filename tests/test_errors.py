@@ -49,6 +49,10 @@ def layer(*sizes, **options):
 
 CARRY = "LSTMCarry(hidden=float32[2,4], cell=float32[2,4])"
 WEIGHTS = "LSTMParams(kernel=float32[3,16], recurrent_kernel=float32[4,16], bias=float32[16])"
+VARIABLES = (
+    "LSTMParams(kernel=Param(float32[3,16]), recurrent_kernel=Param(float32[4,16]), "
+    "bias=Param(float32[16]))"
+)
 MISTAKES = {
     # Cells.
     "no size": (
@@ -353,6 +357,11 @@ MISTAKES = {
         lambda: lstm(recurrent_init=lambda key, shape, dtype: None).init(KEY),
         ValueError,
         "`recurrent_init` must give an array of shape [4, 4], got None",
+    ),
+    "variables of a layer": (
+        lambda: unroll(params=layer().weights),
+        ValueError,
+        f"`params` must be {WEIGHTS}, got {VARIABLES}",
     ),
     "kernel of a layer of another shape": (
         lambda: layer(kernel_initializer=lambda key, shape, dtype: jnp.zeros(3)),

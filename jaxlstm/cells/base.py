@@ -34,7 +34,8 @@ class Cell(Described):
 
     A cell holds no parameters and no state. Decorate its factory with `jaxlstm.described` and two
     cells made with the same arguments are equal and hash equal, print as the call that made them,
-    and may be static arguments of `jax.jit`.
+    and may be static arguments of `jax.jit`. Its three functions then refuse a key, params, a batch
+    shape, a carry or an input that does not fit, and say which and why.
 
     Args:
         init: `init(key) -> params`, any pytree of arrays.

@@ -88,7 +88,8 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
 
     Arguments must be hashable; a dtype may be given in any of its spellings. Besides, the kind of
     an argument is checked where its annotation (`bool`, `float`) or its name (`…dtype`, `…_init`)
-    tells it. What a factory makes that can be imported by its name can be pickled.
+    tells it, and what an initialiser `…_init` draws is held to the shape that it was asked for.
+    What a factory makes that can be imported by its name can be pickled.
 
     Args:
         factory: a function that returns a `Cell` or an `Initializer`.

@@ -40,8 +40,9 @@ def check_batch_shape(shape: Any) -> tuple[int, ...]:
 
 
 def _is_size(size: Any) -> bool:
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    return whole or export.is_symbolic_dim(size)
+    if isinstance(size, int | np.integer):
+        return not isinstance(size, bool)
+    return export.is_symbolic_dim(size)
 
 
 def check_input(x: Any, wanted: tuple[int | None, ...]) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ class Initializer(Described):
     joint: bool = False
 
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = "float32") -> Array:
-        """Draw an array of `shape` and `dtype`."""
+        """Draw an array of `shape` and `dtype`; a ValueError where none has such a shape."""
         return self.draw(key, shape, dtype)
 
 
