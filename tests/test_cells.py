@@ -270,6 +270,23 @@ def test_initialisers_draw_what_they_say():
     close(irnn.init(key).recurrent_kernel, np.eye(3))
 
 
+@pytest.mark.parametrize("kernel_size", [2, 3, (1, 4)])
+def test_an_identity_of_a_convolution_leaves_the_state_where_it_is(kernel_size):
+    cell = jl.conv_lstm(
+        input_shape=(5, 6, 1),
+        filters=2,
+        kernel_size=kernel_size,
+        forget_bias=0.0,
+        recurrent_init=jl.initializers.identity(scale=0.5),
+    )
+    params = cell.init(jax.random.key(0))
+    hidden = jax.random.normal(jax.random.key(1), (5, 6, 2))
+    carry = jl.LSTMCarry(hidden, jnp.zeros_like(hidden))
+    new, _ = cell.step(params, carry, jnp.zeros((5, 6, 1)))
+    half = np.asarray(hidden) / 2
+    close(new.cell, np.tanh(half) / (1 + np.exp(-half)), 1e-6)
+
+
 def test_parameters_are_drawn_independently_and_again_from_the_same_key():
     cell = jl.lstm(input_size=4, hidden_size=4)
     a, b, c = (cell.init(jax.random.key(seed)) for seed in (0, 0, 1))

@@ -16,6 +16,10 @@ X = np.zeros((2, 5, 3), "float32")
 ZEROS = np.zeros((2, 4), "float32")
 FLAT = np.zeros((2, 3), "float32")
 INIT = jl.initializers
+KEY = jax.random.key(0)
+DROPPED = jl.dropout(LSTM, rate=0.5)
+CONV = jl.conv_lstm(input_shape=(4, 1), filters=2)
+FRAMES = np.zeros((2, 4, 1), "float32")
 
 
 def _nothing():
@@ -24,6 +28,10 @@ def _nothing():
 
 def params():
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), PARAMS)
+
+
+def state(rows):
+    return jl.LSTMCarry(*[np.zeros((rows, 4), "float32")] * 2)
 
 
 def unroll(inputs=X, **options):
@@ -41,6 +49,10 @@ def layer(*sizes, **options):
 
 CARRY = "LSTMCarry(hidden=float32[2,4], cell=float32[2,4])"
 WEIGHTS = "LSTMParams(kernel=float32[3,16], recurrent_kernel=float32[4,16], bias=float32[16])"
+VARIABLES = (
+    "LSTMParams(kernel=Param(float32[3,16]), recurrent_kernel=Param(float32[4,16]), "
+    "bias=Param(float32[16]))"
+)
 MISTAKES = {
     # Cells.
     "no size": (
@@ -113,7 +125,87 @@ MISTAKES = {
     "step of the wrong width": (
         lambda: LSTM.step(params(), jl.LSTMCarry(ZEROS, ZEROS), np.zeros((2, 8), "float32")),
         ValueError,
-        "`x` must have shape [..., 3], got [2, 8]",
+        "`x` must have shape [*batch, 3], got [2, 8]",
+    ),
+    "step of a word": (
+        lambda: LSTM.step(params(), state(2), "hello"),
+        TypeError,
+        "`x` must be an array, got str",
+    ),
+    "step with the carry of another batch": (
+        lambda: LSTM.step(params(), state(3), FLAT),
+        ValueError,
+        "`carry.hidden` must have shape [2, 4], got [3, 4]",
+    ),
+    "step without the batch in the carry": (
+        lambda: LSTM.step(params(), LSTM.initial_carry(params()), FLAT),
+        ValueError,
+        "`carry.hidden` must have shape [2, 4], got [4]",
+    ),
+    "step with a pair": (
+        lambda: LSTM.step(params(), (ZEROS, ZEROS), FLAT),
+        ValueError,
+        f"`carry` must be {CARRY}, got (float32[2,4], float32[2,4])",
+    ),
+    "step without a carry": (
+        lambda: DROPPED.step(params(), None, FLAT),
+        ValueError,
+        f"`carry` must be Noisy(carry={CARRY}, noise=None), got None",
+    ),
+    "step without the noise's place": (
+        lambda: DROPPED.step(params(), state(2), FLAT),
+        ValueError,
+        f"`carry` must be Noisy(carry={CARRY}, noise=None), got {CARRY}",
+    ),
+    "step with params and carry swapped": (
+        lambda: LSTM.step(state(2), params(), FLAT),
+        ValueError,
+        f"`params` must be {WEIGHTS}, got {CARRY}",
+    ),
+    "step with the weights of more units": (
+        lambda: lstm(hidden_size=5).step(params(), state(2), FLAT),
+        ValueError,
+        "`params.kernel` must have shape [3, 20], got [3, 16]",
+    ),
+    "carry of a convolution of another batch": (
+        lambda: CONV.step(CONV.init(KEY), CONV.initial_carry(CONV.init(KEY), (3,)), FRAMES),
+        ValueError,
+        "`carry.hidden` must have shape [2, 4, 2], got [3, 4, 2]",
+    ),
+    "carry of a number of rows": (
+        lambda: LSTM.initial_carry(params(), 2),
+        TypeError,
+        "`batch_shape` must be a tuple of ints, got 2",
+    ),
+    "carry of half a row": (
+        lambda: LSTM.initial_carry(params(), (0.5,)),
+        TypeError,
+        "`batch_shape` must be a tuple of ints, got (0.5,)",
+    ),
+    "carry of a negative number of rows": (
+        lambda: LSTM.initial_carry(params(), (-2,)),
+        ValueError,
+        "`batch_shape` must hold no negative size, got (-2,)",
+    ),
+    "carry without params": (
+        lambda: LSTM.initial_carry(None),
+        ValueError,
+        f"`params` must be {WEIGHTS}, got None",
+    ),
+    "carry with a seed": (
+        lambda: DROPPED.initial_carry(params(), (2,), key=0),
+        TypeError,
+        "`key` must come from `jax.random.key`, got 0",
+    ),
+    "init with a seed": (
+        lambda: LSTM.init(0),
+        TypeError,
+        "`key` must come from `jax.random.key`, got 0",
+    ),
+    "init with many keys": (
+        lambda: jl.stack(LSTM).init(jax.random.split(KEY, 3)),
+        ValueError,
+        "`key` must be one key of shape [], got key<fry> of shape [3]",
     ),
     # Combinators.
     "empty stack": (jl.stack, ValueError, "`cells` must hold at least one cell, got none"),
@@ -232,7 +324,49 @@ MISTAKES = {
     "identity bias": (
         lambda: lstm(bias_init=INIT.identity()).init(jax.random.key(0)),
         ValueError,
-        "`identity` draws a matrix, got the shape [16]",
+        "`bias_init`: `identity` draws a matrix, got the shape [16]",
+    ),
+    "orthogonal vector": (
+        lambda: jl.indrnn(input_size=3, hidden_size=4, recurrent_init=INIT.orthogonal()).init(KEY),
+        ValueError,
+        "`recurrent_init`: `orthogonal` draws a matrix, got the shape [4]",
+    ),
+    "fans of a vector": (
+        lambda: lstm(bias_init=INIT.glorot_uniform()).init(KEY),
+        ValueError,
+        "`bias_init`: `glorot_uniform` draws a matrix, got the shape [16]",
+    ),
+    "forget bias of a matrix": (
+        lambda: lstm(kernel_init=INIT.forget_bias()).init(KEY),
+        ValueError,
+        "`kernel_init`: `forget_bias` draws the bias [4H] of an LSTM, got [3, 16]",
+    ),
+    "bias of another shape": (
+        lambda: lstm(bias_init=lambda key, shape, dtype: jnp.zeros(4)).init(KEY),
+        ValueError,
+        "`bias_init` must give an array of shape [16], got float32[4]",
+    ),
+    "kernel of another shape": (
+        lambda: jl.gru(
+            input_size=3, hidden_size=4, kernel_init=lambda key, shape, dtype: jnp.zeros((4, 3))
+        ).init(KEY),
+        ValueError,
+        "`kernel_init` must give an array of shape [3, 12], got float32[4,3]",
+    ),
+    "recurrent kernel that is none": (
+        lambda: lstm(recurrent_init=lambda key, shape, dtype: None).init(KEY),
+        ValueError,
+        "`recurrent_init` must give an array of shape [4, 4], got None",
+    ),
+    "variables of a layer": (
+        lambda: unroll(params=layer().weights),
+        ValueError,
+        f"`params` must be {WEIGHTS}, got {VARIABLES}",
+    ),
+    "kernel of a layer of another shape": (
+        lambda: layer(kernel_initializer=lambda key, shape, dtype: jnp.zeros(3)),
+        ValueError,
+        "`kernel_init` must give an array of shape [3, 16], got float32[3]",
     ),
     "negative spread": (
         lambda: INIT.normal(stddev=-1.0),

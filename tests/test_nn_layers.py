@@ -191,7 +191,7 @@ def test_two_layers_may_differ_but_not_in_what_they_return():
         )
     with pytest.raises(TypeError, match=r"`rngs` must be a flax\.nnx\.Rngs, got None"):
         NN.Bidirectional(forward)
-    with pytest.raises(TypeError, match=r"`layer` must be a layer such as `jl.nn.LSTM`, got lstm"):
+    with pytest.raises(TypeError, match=r"`layer` must be a layer such as `jl.nn.LSTM`, got Cell"):
         NN.Bidirectional(forward.cell)
     with pytest.raises(ValueError, match=r"`backward_layer` must have `stateful=False`, got True"):
         NN.Bidirectional(forward, NN.GRU(I, 2, go_backwards=True, stateful=True, rngs=rngs))
@@ -261,10 +261,17 @@ def test_a_deep_bidirectional_network_learns_under_every_gradient():
         ),
         (
             lambda r: (jl.lstm(input_size=I, hidden_size=H),),
-            r"`layers\[0\]` must be a layer such as",
+            r"`layers\[0\]` must be a layer such as `jl.nn.LSTM`, got Cell",
+        ),
+        (
+            lambda r: (
+                NN.Bidirectional(NN.LSTM(I, H, return_sequences=True, rngs=r), rngs=r),
+                NN.LSTM(H, H, rngs=r),
+            ),
+            rf"`layers\[1\]` takes inputs of shape \({H},\), but `layers\[0\]` gives \({2 * H},\)",
         ),
     ],
-    ids=["none", "no sequences", "backwards", "time-major", "a cell"],
+    ids=["none", "no sequences", "backwards", "time-major", "a cell", "sizes"],
 )
 def test_layers_that_cannot_be_stacked(layers, message):
     with pytest.raises((TypeError, ValueError), match=message):

@@ -165,3 +165,15 @@ def test_every_measurement_may_be_jitted_and_mapped():
     alone = all_of_them(jax.tree.map(lambda leaf: leaf[1], seeds))
     for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(mapped), strict=True):
         np.testing.assert_allclose(many[1], one, rtol=2e-4, atol=1e-5)
+
+
+def test_a_users_cell_refuses_what_does_not_fit_without_a_line_of_its_own():
+    params, x = random_params(CELL, dtype="float32"), jnp.ones((B, I))
+    with pytest.raises(ValueError, match=rf"`carry.hidden` must have shape \[{B}, {H}\], got \[1"):
+        CELL.step(params, CELL.initial_carry(params, (1,)), x)
+    with pytest.raises(ValueError, match=rf"`x` must have shape \[\*batch, {I}\], got"):
+        CELL.step(params, CELL.initial_carry(params, (B,)), x[:, :1])
+    with pytest.raises(TypeError, match=r"`key` must come from `jax\.random\.key`, got 0"):
+        CELL.init(0)
+    with pytest.raises(TypeError, match="`batch_shape` must be a tuple of ints, got 3"):
+        CELL.initial_carry(params, B)

@@ -15,6 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.cells.describe import Described as Described
 from jaxlstm.cells.describe import described as described
+from jaxlstm.cells.given import checked
 
 Params = Any
 Carry = Any
@@ -33,7 +34,8 @@ class Cell(Described):
 
     A cell holds no parameters and no state. Decorate its factory with `jaxlstm.described` and two
     cells made with the same arguments are equal and hash equal, print as the call that made them,
-    and may be static arguments of `jax.jit`.
+    and may be static arguments of `jax.jit`. Its three functions then refuse a key, params, a batch
+    shape, a carry or an input that does not fit, and say which and why.
 
     Args:
         init: `init(key) -> params`, any pytree of arrays.
@@ -97,6 +99,11 @@ class Cell(Described):
         if not isinstance(self.input_shape, tuple):
             raise TypeError(f"`input_shape` must be a tuple, got {self.input_shape!r}")
 
+    def checked(self) -> "Cell":
+        """A copy whose functions refuse what does not fit, and name it."""
+        functions = checked(self.init, self.initial_carry, self.step, self.input_shape, silent)
+        return dataclasses.replace(self, **functions)
+
 
 class Split(NamedTuple):
     """A step in parts, from which `backend="fused"` makes its products of many steps at once.
@@ -143,18 +150,20 @@ class Noisy(NamedTuple):
     noise: Any
 
 
+def silent(carry: Carry) -> Carry:
+    """A carry without its noise: a key, a mask or None in its place are all None."""
+    return jax.tree.map(
+        lambda node: Noisy(silent(node.carry), None) if isinstance(node, Noisy) else node,
+        carry,
+        is_leaf=lambda node: isinstance(node, Noisy),
+    )
+
+
 def start(cell: Cell, params: Params, batch_shape: tuple[int, ...], key: Array | None) -> Carry:
     """The initial carry of a cell, with its noise where the cell is stochastic and a key came."""
     if cell.stochastic and key is not None:
         return cell.initial_carry(params, batch_shape, key=key)
     return cell.initial_carry(params, batch_shape)
-
-
-def one_key(key: Array | None) -> Array | None:
-    """A key as `jax.random.key` gives it: the words of an old one look like rows of a batch."""
-    if key is None or jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    return jax.random.wrap_key_data(key)
 
 
 def split_key(key: Array | None, count: int) -> list[Array | None]:
@@ -180,14 +189,6 @@ def check_choice(name: str, value: Any, choices: Mapping[str, Any] | tuple[str, 
     """Refuse a name that is not among the choices, naming the argument and listing them."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {list(choices)}, got {value!r}")
-
-
-def check_last(name: str, x: Array, size: int) -> None:
-    """Refuse an array whose last dimension is not `size`, naming the argument."""
-    if not isinstance(x, np.ndarray | Array):
-        raise TypeError(f"`{name}` must be an array, got {type(x).__name__}")
-    if jnp.ndim(x) < 1 or x.shape[-1] != size:
-        raise ValueError(f"`{name}` must have shape [..., {size}], got {list(jnp.shape(x))}")
 
 
 def wide(a: Array) -> Array:

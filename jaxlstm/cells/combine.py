@@ -1,7 +1,7 @@
 """Combinators: bigger cells out of smaller ones, as `optax.chain` is one for optimisers."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,18 @@ from jaxlstm.cells.base import (
     split_key,
     start,
 )
+
+
+def check_chain(name: str, cells: Sequence[Cell]) -> None:
+    """Refuse a cell that does not take what the one below gives, as far as both are known."""
+    for index, (below, above) in enumerate(itertools.pairwise(cells), start=1):
+        if None in below.input_shape or None in above.input_shape:
+            continue
+        if (given := output_shape(below)) != above.input_shape:
+            raise ValueError(
+                f"`{name}[{index}]` takes inputs of shape {above.input_shape}, but "
+                f"`{name}[{index - 1}]` gives {given}"
+            )
 
 
 @described
@@ -49,14 +61,7 @@ def stack(*cells: Cell) -> Cell:
         raise ValueError("`cells` must hold at least one cell, got none")
     for index, cell in enumerate(cells):
         check_cell(f"cells[{index}]", cell)
-    for index, (below, above) in enumerate(itertools.pairwise(cells), start=1):
-        if None in below.input_shape or None in above.input_shape:
-            continue
-        if (given := output_shape(below)) != above.input_shape:
-            raise ValueError(
-                f"`cells[{index}]` takes inputs of shape {above.input_shape}, but "
-                f"`cells[{index - 1}]` gives {given}"
-            )
+    check_chain("cells", cells)
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, len(cells))

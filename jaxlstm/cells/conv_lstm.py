@@ -88,7 +88,7 @@ def conv_lstm(
         use_bias: whether there is a bias b.
         forget_bias: where the bias of the forget gate starts.
         kernel_init: initialiser of W [*kernel_size, C, 4F].
-        recurrent_init: initialiser of each gate's block of U, as a matrix [kernel_size·F, F].
+        recurrent_init: initialiser of each gate's block [*kernel_size, F, F] of U.
         bias_init: initialiser of b [4F]; takes the place of `forget_bias`.
         param_dtype: type of the parameters.
         dtype: type of the factors of products, `hidden` and the outputs; that of the parameters if
@@ -145,15 +145,12 @@ def conv_lstm(
 
     def init(key: Array) -> ConvLSTMParams:
         k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
-        rows = filters
-        for k in window:
-            rows *= k
-        blocks = initializers.recurrent_blocks(
-            recurrent_init, k_recurrent, (rows, filters), len(GATES), param_dtype
-        )
+        block = (*window, filters, filters)
         return ConvLSTMParams(
             kernel_init(k_kernel, (*window, channels, width), param_dtype),
-            blocks.reshape(*window, filters, width),
+            initializers.recurrent_blocks(
+                recurrent_init, k_recurrent, block, len(GATES), param_dtype
+            ),
             draw_bias(k_bias, (width,), param_dtype) if use_bias else None,
             jnp.zeros((3, *state_shape), param_dtype) if peepholes else None,
         )
@@ -188,11 +185,6 @@ def conv_lstm(
     def gated_step(
         params: ConvLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
     ) -> tuple[LSTMCarry, Array]:
-        if x.shape[x.ndim - dims - 1 :] != tuple(input_shape):
-            raise ValueError(
-                f"`x` must have shape [*batch, {', '.join(map(str, input_shape))}], got "
-                f"{list(x.shape)}"
-            )
         compute = dtype or params.kernel.dtype
         z = convolve(x.astype(compute), params.kernel.astype(compute), stride, padding, dilation)
         z = z + recur(hidden, params.recurrent_kernel.astype(compute), compute)

@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlstm.cells.given import Drawing
+
 P = ParamSpec("P")
 D = TypeVar("D", bound="Described")
 
@@ -56,6 +58,10 @@ class Described:
 
     description: Description | None = dataclasses.field(default=None, init=False)
 
+    def checked(self: D) -> D:
+        """A copy whose functions look at what they are given."""
+        return dataclasses.replace(self)
+
     def _identity(self) -> Any:
         if self.description is not None:
             return self.description
@@ -82,7 +88,8 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
 
     Arguments must be hashable; a dtype may be given in any of its spellings. Besides, the kind of
     an argument is checked where its annotation (`bool`, `float`) or its name (`…dtype`, `…_init`)
-    tells it. What a factory makes that can be imported by its name can be pickled.
+    tells it, and what an initialiser `…_init` draws is held to the shape that it was asked for.
+    What a factory makes that can be imported by its name can be pickled.
 
     Args:
         factory: a function that returns a `Cell` or an `Initializer`.
@@ -134,12 +141,15 @@ def described(factory: Callable[P, D]) -> Callable[P, D]:
                 raise TypeError(
                     f"`{name}` of {factory.__name__} must be hashable, got {type(value).__name__}"
                 ) from None
+        for name, value in arguments:
+            if name.endswith("_init") and name in bound.arguments and value is not None:
+                bound.arguments[name] = Drawing(name, value)
         found = factory(*bound.args, **bound.kwargs)
         if not isinstance(found, Described):
             raise TypeError(
                 f"`{factory.__name__}` must return a Cell or an Initializer, got {found!r}"
             )
-        made = dataclasses.replace(found)
+        made = found.checked()
         description = Description(make, tuple(arguments), tuple(defaults.items()))
         object.__setattr__(made, "description", description)
         return made

@@ -14,7 +14,6 @@ from jaxlstm.cells.base import (
     Cell,
     Split,
     affine,
-    check_last,
     check_size,
     described,
     gated_affine,
@@ -152,7 +151,6 @@ def gru(
         return GRUCarry(new), new
 
     def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
-        check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
     split = None
@@ -239,7 +237,6 @@ def mgu(
         return GRUCarry(new), new
 
     def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
-        check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
     return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=2)

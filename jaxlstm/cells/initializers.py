@@ -1,12 +1,14 @@
 """Initialisers of the recurrent weights and biases: frozen, hashable, printable.
 
-Every initialiser is called as `init(key, shape, dtype)`. Those of a recurrent kernel fill one
-square block `[H, H]` at a time: a cell calls them once for each gate, so that an orthogonal kernel
+Every initialiser is called as `init(key, shape, dtype)`. The last two dimensions of a shape are a
+matrix, those before them the window of a convolution. Those of a recurrent kernel fill one square
+block `[H, H]` at a time: a cell calls them once for each gate, so that an orthogonal kernel
 is orthogonal **per gate**. Drawing one orthogonal `[H, 4H]` matrix instead, as Keras does, leaves
 each gate's block far from orthogonal; that way stays available as `orthogonal(joint=True)`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +33,7 @@ class Initializer(Described):
     joint: bool = False
 
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = "float32") -> Array:
-        """Draw an array of `shape` and `dtype`."""
+        """Draw an array of `shape` and `dtype`; a ValueError where none has such a shape."""
         return self.draw(key, shape, dtype)
 
 
@@ -55,6 +57,7 @@ def orthogonal(*, scale: float = 1.0, joint: bool = False) -> Initializer:
     wide_draw = jax.nn.initializers.orthogonal(scale)
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        _check_matrix("orthogonal", shape)
         half = jnp.finfo(dtype).bits < 32  # has no QR decomposition
         wide = "float32" if half else dtype
         return wide_draw(key, shape, wide).astype(dtype)
@@ -64,7 +67,7 @@ def orthogonal(*, scale: float = 1.0, joint: bool = False) -> Initializer:
 
 @described
 def identity(*, scale: float = 1.0) -> Initializer:
-    """`scale` times the identity matrix.
+    """`scale` times the identity matrix; of a convolution, in the middle of its window.
 
     Le, Jaitly, Hinton (2015), "A simple way to initialize recurrent networks of rectified linear
     units".
@@ -80,9 +83,11 @@ def identity(*, scale: float = 1.0) -> Initializer:
     """
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        if len(shape) != 2:
-            raise ValueError(f"`identity` draws a matrix, got the shape {list(shape)}")
-        return jnp.asarray(scale, dtype) * jnp.eye(*shape, dtype=dtype)
+        _check_matrix("identity", shape)
+        *window, rows, columns = shape
+        middle = tuple((size - 1) // 2 for size in window)
+        ones = jnp.asarray(scale, dtype) * jnp.eye(rows, columns, dtype=dtype)
+        return jnp.zeros(shape, dtype).at[middle].set(ones)
 
     return Initializer(draw)
 
@@ -90,6 +95,8 @@ def identity(*, scale: float = 1.0) -> Initializer:
 @described
 def ginibre(*, gain: float = 1.0) -> Initializer:
     """Independent normal entries of standard deviation `gain / sqrt(N)`, N the number of rows.
+
+    Of a convolution, N counts the rows of the matrices of its whole window.
 
     The spectral radius tends to `gain`, the largest singular value to `2 * gain` as N grows
     (Ginibre 1965): the matrix of mean-field theory.
@@ -104,7 +111,9 @@ def ginibre(*, gain: float = 1.0) -> Initializer:
     """
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jnp.asarray(gain / shape[0] ** 0.5, dtype) * jax.random.normal(key, shape, dtype)
+        _check_matrix("ginibre", shape)
+        deviation = gain / math.prod(shape[:-1]) ** 0.5
+        return jnp.asarray(deviation, dtype) * jax.random.normal(key, shape, dtype)
 
     return Initializer(draw)
 
@@ -118,7 +127,13 @@ def glorot_uniform() -> Initializer:
         >>> float(abs(jl.initializers.glorot_uniform()(jax.random.key(0), (3, 3))).max()) < 1.0
         True
     """
-    return Initializer(jax.nn.initializers.glorot_uniform())
+    wide_draw = jax.nn.initializers.glorot_uniform()
+
+    def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        _check_matrix("glorot_uniform", shape)
+        return wide_draw(key, shape, dtype)
+
+    return Initializer(draw)
 
 
 @described
@@ -197,6 +212,7 @@ def forget_bias(*, value: float = 1.0, others: Callable[..., Array] | None = Non
     """
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        _check_bias("forget_bias", shape)
         size = shape[0] // 4
         bias = jnp.zeros(shape, dtype) if others is None else others(key, shape, dtype)
         return bias.at[size : 2 * size].set(value)
@@ -228,13 +244,22 @@ def chrono(*, t_max: int) -> Initializer:
         raise ValueError(f"`t_max` must be at least 3, got {t_max}")
 
     def draw(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        if len(shape) != 1 or shape[0] % 4:
-            raise ValueError(f"`chrono` draws the bias [4H] of an LSTM, got {list(shape)}")
+        _check_bias("chrono", shape)
         forget = jnp.log(jax.random.uniform(key, (shape[0] // 4,), dtype, 1.0, t_max - 1.0))
         zeros = jnp.zeros_like(forget)
         return jnp.concatenate([-forget, forget, zeros, zeros])
 
     return Initializer(draw, joint=True)
+
+
+def _check_matrix(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) < 2:
+        raise ValueError(f"`{name}` draws a matrix, got the shape {list(shape)}")
+
+
+def _check_bias(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) != 1 or shape[0] % 4:
+        raise ValueError(f"`{name}` draws the bias [4H] of an LSTM, got {list(shape)}")
 
 
 def _check_not_negative(name: str, value: float) -> None:
@@ -243,14 +268,14 @@ def _check_not_negative(name: str, value: float) -> None:
 
 
 def recurrent_blocks(
-    init: Callable[..., Array], key: Array, shape: tuple[int, int], gates: int, dtype: Any
+    init: Callable[..., Array], key: Array, shape: tuple[int, ...], gates: int, dtype: Any
 ) -> Array:
     """A recurrent kernel of one block of `shape` for each gate, side by side.
 
     Drawn block by block or, where the initialiser asks for it, as one matrix.
     """
-    rows, columns = shape
+    *rows, columns = shape
     if getattr(init, "joint", False):
-        return init(key, (rows, gates * columns), dtype)
+        return init(key, (*rows, gates * columns), dtype)
     keys = jax.random.split(key, gates)
-    return jnp.concatenate([init(k, shape, dtype) for k in keys], axis=1)
+    return jnp.concatenate([init(k, shape, dtype) for k in keys], axis=-1)

@@ -12,7 +12,6 @@ from jaxlstm.cells import initializers
 from jaxlstm.cells.base import (
     Cell,
     affine,
-    check_last,
     check_size,
     described,
     gated_affine,
@@ -150,7 +149,6 @@ def layer_norm_lstm(
         return new, new.hidden
 
     def step(params: LayerNormLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
-        check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
     return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=len(GATES))

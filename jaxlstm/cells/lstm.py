@@ -14,7 +14,6 @@ from jaxlstm.cells.base import (
     Cell,
     Split,
     affine,
-    check_last,
     check_size,
     described,
     gated_affine,
@@ -297,7 +296,6 @@ def lstm(
         return carry._replace(hidden=output), output
 
     def step(params: Any, carry: Any, x: Array) -> tuple[Any, Array]:
-        check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
     split = None

@@ -13,7 +13,6 @@ from jaxlstm.cells import initializers
 from jaxlstm.cells.base import (
     Cell,
     affine,
-    check_last,
     check_size,
     described,
     like,
@@ -138,7 +137,6 @@ def lstm_1997(
         )
 
     def step(params: LSTM1997Params, carry: LSTM1997Carry, x: Array) -> tuple[LSTM1997Carry, Array]:
-        check_last("x", x, input_size)
         compute = dtype or params.kernel.dtype
         last = jnp.concatenate([carry.gates, carry.hidden], axis=-1)
         if truncated:

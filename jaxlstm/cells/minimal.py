@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import Cell, affine, check_last, check_size, described, serialized
+from jaxlstm.cells.base import Cell, affine, check_size, described, serialized
 
 
 @serialized
@@ -163,7 +163,6 @@ def _minimal(
         return MinimalCarry(jnp.zeros((*batch_shape, hidden_size), dtype or params.kernel.dtype))
 
     def linear(params: MinimalParams, x: Array) -> tuple[Array, Array]:
-        check_last("x", x, input_size)
         net = affine(x, params.kernel, params.bias, dtype or params.kernel.dtype)
         return gates(*jnp.split(net, blocks, axis=-1))
 

@@ -19,7 +19,6 @@ from jaxlstm.cells.base import (
     blank_input,
     check_cell,
     described,
-    one_key,
     start,
 )
 
@@ -277,7 +276,6 @@ def _noisy(cell: Cell, noise: Any, step: Any) -> Cell:
     def initial_carry(
         params: Params, batch_shape: tuple[int, ...] = (), *, key: Array | None = None
     ) -> Noisy:
-        key = one_key(key)
         if key is None:
             return Noisy(cell.initial_carry(params, batch_shape), None)
         ours, inner = jax.random.split(key)

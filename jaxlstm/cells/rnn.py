@@ -14,7 +14,6 @@ from jaxlstm.cells.base import (
     Cell,
     Split,
     affine,
-    check_last,
     check_size,
     described,
     gated_affine,
@@ -131,7 +130,6 @@ def rnn(
         return merge((), carry, {"z": inputs(params, x) + states(params, hidden)})
 
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
-        check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
     split = Split(
@@ -213,7 +211,6 @@ def indrnn(
         return RNNCarry(new), new
 
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
-        check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
     return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step)

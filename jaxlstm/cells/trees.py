@@ -5,6 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
 def layout(tree: Any) -> str:
@@ -22,7 +25,9 @@ def layout(tree: Any) -> str:
             return f"{type(tree).__name__}({parts})"
         return "(" + ", ".join(layout(part) for part in tree) + ("," * (len(tree) == 1)) + ")"
     if hasattr(tree, "shape") and hasattr(tree, "dtype"):
-        return f"{tree.dtype}[{','.join(str(size) for size in tree.shape)}]"
+        array = f"{tree.dtype}[{','.join(str(size) for size in tree.shape)}]"
+        plain = isinstance(tree, ARRAYS)
+        return array if plain else f"{type(tree).__name__}({array})"
     return type(tree).__name__
 
 

@@ -13,7 +13,6 @@ from jaxlstm.cells.base import (
     Cell,
     affine,
     check_choice,
-    check_last,
     check_size,
     described,
     gated_affine,
@@ -184,7 +183,6 @@ def slstm(
         return new, new.hidden
 
     def step(params: LSTMParams, carry: SLSTMCarry, x: Array) -> tuple[SLSTMCarry, Array]:
-        check_last("x", x, input_size)
         return gated_step(params, carry, x, carry.hidden)
 
     return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=len(GATES))
@@ -266,7 +264,6 @@ def mlstm(
         )
 
     def step(params: MLSTMParams, carry: MLSTMCarry, x: Array) -> tuple[MLSTMCarry, Array]:
-        check_last("x", x, input_size)
         compute, old, carry = dtype or params.kernel.dtype, carry, jax.tree.map(wide, carry)
         memory = carry.cell.dtype
         z = affine(x, params.kernel, params.bias, compute)

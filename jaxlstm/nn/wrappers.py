@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxlstm.cells.base import output_shape
-from jaxlstm.cells.combine import MERGES
+from jaxlstm.cells.base import Cell, output_shape
+from jaxlstm.cells.combine import MERGES, bidirectional, check_chain
 from jaxlstm.nn.rnn import RNN, check_rngs, count_states, fresh
 
 MERGE_MODES = {None if name == "none" else name: merge for name, merge in MERGES.items()}
@@ -158,8 +158,8 @@ class Stacked(nnx.Module):
 
     Raises:
         TypeError: when one is no layer.
-        ValueError: when there is none, one below the last returns no sequences, or time leads in
-            some only.
+        ValueError: when there is none, one below the last returns no sequences, time leads in some
+            only, or the sizes of two neighbours do not fit.
 
     Examples:
         >>> import jax.numpy as jnp, jaxlstm as jl
@@ -190,6 +190,7 @@ class Stacked(nnx.Module):
                 raise ValueError(f"`{name}` must have `go_backwards=False`, got True")
             if isinstance(layer, Bidirectional) and layer.merge_mode is None:
                 raise ValueError(f"`{name}` must have a `merge_mode`, got None")
+        check_chain("layers", [_cell(layer) for layer in layers])
         self.layers = nnx.List(layers)
 
     def __call__(
@@ -245,7 +246,16 @@ class Stacked(nnx.Module):
 
 def _check_layer(name: str, layer: Any, kinds: Any) -> None:
     if not isinstance(layer, kinds):
-        raise TypeError(f"`{name}` must be a layer such as `jl.nn.LSTM`, got {layer!r}")
+        given = type(layer).__name__
+        raise TypeError(f"`{name}` must be a layer such as `jl.nn.LSTM`, got {given}")
+
+
+def _cell(layer: RNN | Bidirectional) -> Cell:
+    """The cell of a layer; that of both directions is one."""
+    if isinstance(layer, RNN):
+        return layer.cell
+    merge = "none" if layer.merge_mode is None else layer.merge_mode
+    return bidirectional(layer.forward_layer.cell, layer.backward_layer.cell, merge=merge)
 
 
 def _split(name: str, state: Any, layers: tuple[RNN, RNN]) -> tuple[Any, Any]:

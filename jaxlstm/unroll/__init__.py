@@ -32,12 +32,12 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_choice, check_size, serialized
+from jaxlstm.cells.given import check_key
 from jaxlstm.unroll.checks import (
     check_array,
     check_bool,
     check_flags,
     check_inputs,
-    check_key,
     check_leaves,
     check_lengths,
     check_open,
@@ -173,7 +173,7 @@ def unroll(
     lengths = None if lengths is None else check_lengths(lengths, batch_shape, length)
     mask = None if mask is None else check_flags("mask", mask, shape)
     resets = None if resets is None else check_flags("resets", resets, shape)
-    key = check_key(key)
+    key = None if key is None else check_key(key)
     check_leaves("params", params)
     check_leaves("carry", carry)
     if cell.run is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxlstm.cells.base import Carry, Cell, check_choice, check_size, one_key
+from jaxlstm.cells.base import Carry, Cell, check_choice, check_size
 from jaxlstm.cells.trees import check_tree
 
 REMAT_CHUNK = 64
@@ -50,23 +50,6 @@ def check_bool(name: str, flag: Any) -> None:
     """Refuse what is no bool."""
     if not isinstance(flag, bool | np.bool_):
         raise TypeError(f"`{name}` must be a bool, got {flag!r}")
-
-
-def check_key(key: Any) -> Array | None:
-    """None or one random key, new or old style, as a new one."""
-    if isinstance(key, np.ndarray):
-        key = jnp.asarray(key)
-    typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = isinstance(key, Array) and key.dtype == jnp.uint32
-    if key is not None and not (typed or raw):
-        raise TypeError(f"`key` must come from `jax.random.key`, got {key!r}")
-    wanted = jax.eval_shape(jax.random.PRNGKey, 0).shape if raw else ()
-    if key is not None and key.shape != wanted:
-        raise ValueError(
-            f"`key` must be one key of shape {list(wanted)}, got {key.dtype} of shape "
-            f"{list(key.shape)}"
-        )
-    return one_key(key)
 
 
 def check_array(name: str, value: Any) -> Array:

@@ -1,0 +1,141 @@
+"""What the functions of a cell are given: refused where it does not fit, in words that name it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, export
+
+from jaxlstm.cells.trees import check_tree, layout
+
+
+def check_key(key: Any) -> Array:
+    """One random key, new or old style, as a new one: the words of an old one look like rows."""
+    if isinstance(key, np.ndarray):
+        key = jnp.asarray(key)
+    typed = isinstance(key, Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, Array) and key.dtype == jnp.uint32
+    if not (typed or raw):
+        raise TypeError(f"`key` must come from `jax.random.key`, got {key!r}")
+    wanted = jax.eval_shape(jax.random.PRNGKey, 0).shape if raw else ()
+    if key.shape != wanted:
+        raise ValueError(
+            f"`key` must be one key of shape {list(wanted)}, got {key.dtype} of shape "
+            f"{list(key.shape)}"
+        )
+    return jax.random.wrap_key_data(key) if raw else key
+
+
+def check_batch_shape(shape: Any) -> tuple[int, ...]:
+    """Refuse what is no tuple of sizes; those that `jax.export` leaves open are."""
+    if not isinstance(shape, tuple | list) or not all(map(_is_size, shape)):
+        raise TypeError(f"`batch_shape` must be a tuple of ints, got {shape!r}")
+    if any(isinstance(size, int) and size < 0 for size in shape):
+        raise ValueError(f"`batch_shape` must hold no negative size, got {shape!r}")
+    return tuple(shape)
+
+
+def _is_size(size: Any) -> bool:
+    if isinstance(size, int | np.integer):
+        return not isinstance(size, bool)
+    return export.is_symbolic_dim(size)
+
+
+def check_input(x: Any, wanted: tuple[int | None, ...]) -> tuple[int, ...]:
+    """The batch shape of one input; refuse what does not end with the shape wanted."""
+    if not isinstance(x, np.ndarray | Array):
+        raise TypeError(f"`x` must be an array, got {type(x).__name__}")
+    rank = len(wanted)
+    features = x.shape[max(x.ndim - rank, 0) :]
+    fits = len(features) == rank and all(
+        size is None or size == given for size, given in zip(wanted, features, strict=True)
+    )
+    if not fits:
+        sizes = ["*batch", *("any" if size is None else str(size) for size in wanted)]
+        raise ValueError(f"`x` must have shape [{', '.join(sizes)}], got {list(x.shape)}")
+    return x.shape[: x.ndim - rank]
+
+
+def checked(
+    init: Callable[..., Any],
+    initial_carry: Callable[..., Any],
+    step: Callable[..., Any],
+    input_shape: tuple[int | None, ...],
+    silent: Callable[[Any], Any],
+) -> dict[str, Callable[..., Any]]:
+    """The functions of a cell, each of which looks at what it is given first.
+
+    Args:
+        init: that of `Cell`.
+        initial_carry: likewise.
+        step: likewise.
+        input_shape: likewise.
+        silent: leaves the noise of a carry out, which may be there or not.
+
+    Returns:
+        The three by name.
+    """
+
+    @functools.cache
+    def shapes() -> tuple[Any, Any]:
+        def both() -> tuple[Any, Any]:
+            params = init(jax.random.key(0))
+            return params, silent(initial_carry(params))
+
+        return jax.eval_shape(both)
+
+    @functools.wraps(init)
+    def checked_init(key: Array) -> Any:
+        return init(check_key(key))
+
+    @functools.wraps(initial_carry)
+    def checked_carry(params: Any, batch_shape: Any = (), **noise: Any) -> Any:
+        check_tree("params", params, shapes()[0])
+        if noise.get("key") is not None:
+            noise["key"] = check_key(noise["key"])
+        return initial_carry(params, check_batch_shape(batch_shape), **noise)
+
+    @functools.wraps(step)
+    def checked_step(params: Any, carry: Any, x: Array) -> Any:
+        batch_shape = check_input(x, input_shape)
+        wanted, one = shapes()
+        check_tree("params", params, wanted)
+        rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((*batch_shape, *a.shape), a.dtype), one)
+        check_tree("carry", silent(carry), rows)
+        return step(params, carry, x)
+
+    return {"init": checked_init, "initial_carry": checked_carry, "step": checked_step}
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """An initialiser, as an argument of a factory, held to the shape that it is asked for.
+
+    Args:
+        name: of the argument.
+        draw: the initialiser.
+    """
+
+    name: str
+    draw: Callable[..., Any]
+
+    @property
+    def joint(self) -> bool:
+        """Whether it draws the blocks of all gates as one array."""
+        return getattr(self.draw, "joint", False)
+
+    def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = "float32") -> Any:
+        """What is drawn."""
+        try:
+            found = self.draw(key, shape, dtype)
+        except ValueError as error:
+            raise ValueError(f"`{self.name}`: {error}") from error
+        if getattr(found, "shape", None) != tuple(shape):
+            raise ValueError(
+                f"`{self.name}` must give an array of shape {list(shape)}, got {layout(found)}"
+            )
+        return found
