@@ -80,11 +80,11 @@ def checked(
         The three by name.
     """
 
-    @functools.cache
-    def shapes() -> tuple[Any, Any]:
+    @functools.lru_cache
+    def shapes(batch_shape: tuple[int, ...] = ()) -> tuple[Any, Any]:
         def both() -> tuple[Any, Any]:
             params = init(jax.random.key(0))
-            return params, silent(initial_carry(params))
+            return params, silent(initial_carry(params, batch_shape))
 
         return jax.eval_shape(both)
 
@@ -101,11 +101,9 @@ def checked(
 
     @functools.wraps(step)
     def checked_step(params: Any, carry: Any, x: Array) -> Any:
-        batch_shape = check_input(x, input_shape)
-        wanted, one = shapes()
+        wanted, before = shapes(check_input(x, input_shape))
         check_tree("params", params, wanted)
-        rows = jax.tree.map(lambda a: jax.ShapeDtypeStruct((*batch_shape, *a.shape), a.dtype), one)
-        check_tree("carry", silent(carry), rows)
+        check_tree("carry", silent(carry), before)
         return step(params, carry, x)
 
     return {"init": checked_init, "initial_carry": checked_carry, "step": checked_step}
