@@ -407,9 +407,14 @@ def test_all_exponents_together_are_the_mean_log_determinant():
     np.testing.assert_allclose(few.carry.hidden, final.hidden)
 
 
-def test_cells_of_half_precision_are_measured_in_float32():
-    cell = jl.lstm(input_size=3, hidden_size=4, param_dtype="bfloat16")
-    rough = random_params(cell, dtype="bfloat16")
+@pytest.mark.parametrize(
+    "types",
+    [{"param_dtype": "bfloat16"}, {"dtype": "bfloat16"}],
+    ids=["memory-in-half", "memory-in-single"],
+)
+def test_cells_of_half_precision_are_measured_in_float32(types):
+    cell = jl.lstm(input_size=3, hidden_size=4, **types)
+    rough = random_params(cell, dtype=types.get("param_dtype", "float32"))
     fine = jax.tree.map(lambda leaf: leaf.astype("float32"), rough)
     noise = random_inputs(cell, 20, dtype="bfloat16")
     lab = jl.gradients
@@ -420,6 +425,7 @@ def test_cells_of_half_precision_are_measured_in_float32():
         lambda cell, *given: lab.bounds(cell, *given).log_products,
         lambda cell, *given: lab.lyapunov_spectrum(cell, *given, count=2).exponents,
         lambda cell, params, _: lab.weight_bound(params.recurrent_kernel[:, :4]).log_rate,
+        lambda cell, *given: lab.norm_penalty(cell, *given, lambda outputs: jnp.sum(outputs**2)),
     ]
     for measure in measures:
         found = measure(cell, rough, noise)

@@ -636,6 +636,22 @@ def test_a_memory_in_single_precision_keeps_what_half_precision_forgets():
     assert narrow.carry.cell.astype("float32") < 1.0
 
 
+@pytest.mark.parametrize("backend", ["scan", "fused"])
+def test_gradients_of_half_parameters_are_added_up_in_single_precision(backend):
+    """So many equal parts, one for each step: bfloat16 has 8 bits, and stops after 256 of them."""
+    unit = {"input_size": 1, "hidden_size": 1, "activation": "identity"}
+    cell = jl.rnn(**unit, param_dtype="bfloat16")
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0)))
+
+    def mean(params):
+        inputs = jnp.zeros((1 << 16, 1), "bfloat16")
+        return jl.unroll(cell, params, inputs, backend=backend).outputs.astype("float32").mean()
+
+    gradient = jax.jit(jax.grad(mean))(params).bias
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient.astype("float32"), 1, rtol=1e-2)
+
+
 @pytest.mark.parametrize("given", ["bfloat16", "float16", "float64"])
 def test_inputs_of_any_floating_type_are_computed_in_the_type_of_the_parameters(given):
     cell = CELLS["lstm"]

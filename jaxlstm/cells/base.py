@@ -202,8 +202,8 @@ def wide_type(dtype: Any) -> Any:
 
 
 def like(new: Carry, carry: Carry) -> Carry:
-    """A carry in the types of the one before."""
-    return jax.tree.map(lambda a, b: a.astype(b.dtype), new, carry)
+    """A carry, or any pytree, in the types of the one before; keys have no other."""
+    return jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), new, carry)
 
 
 def affine(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:

@@ -154,7 +154,8 @@ def side_by_side(parts: Sequence[Array], leading: int) -> tuple[Array, Layout]:
 
     The vector's type is float32 at least, and float64 where a part is: no part is rounded.
     """
-    dtype = max((wide_type(part.dtype) for part in parts), key=lambda dtype: dtype.itemsize)
+    types = [wide_type(part.dtype) for part in parts]
+    dtype = max(types, key=lambda dtype: (jnp.issubdtype(dtype, jnp.floating), dtype.itemsize))
     flat = [
         part.reshape(*part.shape[:leading], math.prod(part.shape[leading:])).astype(dtype)
         for part in parts
@@ -169,6 +170,13 @@ def apart(vector: Array, layout: Layout) -> list[Array]:
     return [
         part.reshape(*vector.shape[:-1], *shape).astype(dtype) for part, (shape, dtype) in parts
     ]
+
+
+def flattened(carry: Carry) -> tuple[Array, Callable[[Array], Carry]]:
+    """One carry as one such vector, and what makes a carry of its types of one again."""
+    leaves, structure = jax.tree.flatten(carry)
+    vector, layout = side_by_side(list(map(jnp.asarray, leaves)), 0)
+    return vector, lambda vector: structure.unflatten(apart(vector, layout))
 
 
 def _visit(

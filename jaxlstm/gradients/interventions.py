@@ -4,7 +4,6 @@ Clipping, the other intervention, is a matter of the optimiser: `optax.clip_by_g
 `optax.clip`. Initialisers are in `jaxlstm.initializers`: `orthogonal`, `identity`, `chrono`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params
-from jaxlstm.gradients.flow import flow
+from jaxlstm.gradients.flow import flattened, flow
 from jaxlstm.gradients.lyapunov import lyapunov_spectrum
 from jaxlstm.gradients.trace import step_apart
 from jaxlstm.gradients.walk import walk
@@ -180,8 +179,8 @@ def _beside(error: Carry, carry: Carry) -> list[Array]:
 
 
 def _largest(leaves: list[Array]) -> Array:
-    return functools.reduce(jnp.maximum, [jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves])
+    return jnp.max(jnp.abs(flattened(leaves)[0]), initial=0)
 
 
 def _square(leaves: list[Array]) -> Array:
-    return functools.reduce(jnp.add, [jnp.sum(leaf * leaf) for leaf in leaves])
+    return jnp.sum(jnp.square(flattened(leaves)[0]))

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_choice, wide, wide_type
+from jaxlstm.cells.base import Carry, Cell, Params, check_choice
+from jaxlstm.gradients.flow import flattened
 from jaxlstm.gradients.trace import step_with_sites
 from jaxlstm.gradients.walk import walk
 
@@ -42,7 +42,7 @@ def step_jacobians(
 
     Returns:
         `[S, S]`, S the numbers in the carry (or in the parts of the path), in the order of the
-        flattened pytree.
+        flattened pytree; in float32 at least.
 
     Raises:
         ValueError: when no part of the carry has a name in the path, or no gate one to be cut.
@@ -59,7 +59,7 @@ def step_jacobians(
         >>> bool((J == jnp.diag(jnp.diag(J))).all())  # the cell path is diagonal: the forget gates
         True
     """
-    flat, restore = ravel_pytree(carries)
+    flat, restore = flattened(carries)
     chosen = _chosen(carries, path)
 
     def step(part: Array) -> Array:
@@ -68,7 +68,7 @@ def step_jacobians(
             carry = step_with_sites(cell, params, restore(state), inputs, cut)[0]
         else:
             carry, _ = cell.step(params, restore(state), inputs)
-        new = ravel_pytree(carry)[0]
+        new = flattened(carry)[0]
         return new if chosen is None else new[chosen]
 
     return jax.jacfwd(step)(flat if chosen is None else flat[chosen])
@@ -137,7 +137,7 @@ def jacobian_norms(
         def back(state: tuple[Array, Array], now: Any) -> tuple[Any, Array]:
             product, scale = state
             carry, x, is_valid = now
-            jacobian = wide(step_jacobians(cell, params, carry, x, path, cut))
+            jacobian = step_jacobians(cell, params, carry, x, path, cut)
             product = jnp.where(is_valid, product @ jacobian, product)
             largest = jnp.max(jnp.abs(product))
             unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
@@ -164,9 +164,9 @@ def _norm(matrix: Array, norm: str) -> Array:
 def state_size(cell: Cell, params: Params, path: Sequence[str] | None) -> tuple[int, Any]:
     """How many numbers the carry, or the parts of a path, hold, and the type of their products."""
     carry = jax.eval_shape(lambda: cell.initial_carry(params))
-    flat = jax.eval_shape(lambda carry: ravel_pytree(carry)[0], carry)
+    flat = jax.eval_shape(lambda carry: flattened(carry)[0], carry)
     chosen = _chosen(carry, path)
-    return flat.size if chosen is None else chosen.size, wide_type(flat.dtype)
+    return flat.size if chosen is None else chosen.size, flat.dtype
 
 
 def _chosen(carry: Carry, path: Sequence[str] | None) -> np.ndarray | None:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.flatten_util import ravel_pytree
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, wide, wide_type
+from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size
+from jaxlstm.gradients.flow import flattened
 from jaxlstm.gradients.trace import check_steps
 
 
@@ -100,11 +100,11 @@ def lyapunov_spectrum(
     if counted < blocks:
         raise ValueError(f"`inputs` must have at least {warmup + blocks} steps, got {len(inputs)}")
     carry = cell.initial_carry(params) if carry is None else carry
-    flat, restore = ravel_pytree(carry)
+    flat, restore = flattened(carry)
     if count > flat.size:
         raise ValueError(f"`count` must be at most {flat.size}, the size of the carry, got {count}")
     key = jax.random.key(0, impl="threefry2x32") if key is None else key
-    draw = functools.partial(jax.random.normal, shape=flat.shape, dtype=wide_type(flat.dtype))
+    draw = functools.partial(jax.random.normal, shape=flat.shape, dtype=flat.dtype)
     # Each direction by its number, so that fewer exponents are the first of more.
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
     first = jnp.linalg.qr(jax.vmap(draw, out_axes=1)(keys))[0]
@@ -113,11 +113,11 @@ def lyapunov_spectrum(
         flat, directions = state
 
         def forward(flat: Array) -> Array:
-            return ravel_pytree(cell.step(params, restore(flat), x)[0])[0]
+            return flattened(cell.step(params, restore(flat), x)[0])[0]
 
         flat, derivative = jax.linearize(forward, flat)
-        turned = jax.vmap(derivative, in_axes=1, out_axes=1)(directions.astype(flat.dtype))
-        directions, growth = _orthonormal(wide(turned))
+        turned = jax.vmap(derivative, in_axes=1, out_axes=1)(directions)
+        directions, growth = _orthonormal(turned)
         return (flat, directions), growth
 
     (flat, _), growth = lax.scan(step, (flat, first), inputs)

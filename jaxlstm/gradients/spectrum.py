@@ -115,7 +115,7 @@ def jacobian_spectrum(
 
         def back(state: Any, now: Any) -> tuple[Any, None]:
             (carry, x), is_valid = now
-            jacobian = wide(step_jacobians(cell, params, carry, x, path, cut))
+            jacobian = step_jacobians(cell, params, carry, x, path, cut)
             return _where(is_valid, _multiply(jacobian.T, *state), state), None
 
         def chunk(state: Any, now: Any) -> tuple[Any, Array]:
@@ -221,7 +221,7 @@ def bounds(
     def measure(carries: Carry, inputs: Array) -> Array:
         def norm(now: Any) -> Array:
             carry, x = now
-            jacobian = wide(step_jacobians(cell, params, carry, x, path, cut))
+            jacobian = step_jacobians(cell, params, carry, x, path, cut)
             return jnp.linalg.svd(jacobian, compute_uv=False)[0]
 
         return lax.map(norm, (carries, inputs))

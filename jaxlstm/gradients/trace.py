@@ -147,7 +147,8 @@ def evaluate(
     """Evaluate a jaxpr, adding to its outputs where they are computed, not where they are returned.
 
     An output that is an argument or a constant is not computed here: what is added to it is added
-    to what is returned alone, and nothing is held in its place.
+    to what is returned alone, and nothing is held in its place. One that is a value rounded to a
+    shorter type is computed where that value is, which all the rest may see unrounded.
 
     Args:
         jaxpr: what to evaluate.
@@ -163,20 +164,22 @@ def evaluate(
     held = [None] * len(jaxpr.outvars) if held is None else held
     values: dict[Any, Any] = {}
     whole: dict[Any, Any] = {}
-    computed = {variable for equation in jaxpr.eqns for variable in equation.outvars}
+    source = _sources(jaxpr)
 
     def is_computed(variable: Any) -> bool:
-        return not isinstance(variable, core.Literal) and variable in computed
+        return not isinstance(variable, core.Literal) and variable in source
 
     seen = {
-        variable: value
+        source[variable]: value.astype(source[variable].aval.dtype)
         for variable, value in zip(jaxpr.outvars, held, strict=True)
         if value is not None and is_computed(variable)
     }
     extra: dict[Any, Any] = {}
     for variable, probe in zip(jaxpr.outvars, added, strict=True):
         if probe is not None and is_computed(variable):
-            extra[variable] = extra[variable] + probe if variable in extra else probe
+            place = source[variable]
+            probe = probe.astype(place.aval.dtype)
+            extra[place] = extra[place] + probe if place in extra else probe
 
     def read(variable: Any) -> Any:
         return variable.val if isinstance(variable, core.Literal) else values[variable]
@@ -215,10 +218,28 @@ def evaluate(
 
     def result(variable: Any, probe: Any) -> Any:
         if is_computed(variable):
-            return whole[variable] if variable in whole else values[variable]
+            place = source[variable]
+            return whole[place].astype(variable.aval.dtype) if place in whole else values[variable]
         return read(variable) if probe is None else read(variable) + probe
 
     return [result(*pair) for pair in zip(jaxpr.outvars, added, strict=True)]
+
+
+def _sources(jaxpr: core.Jaxpr) -> dict[Any, Any]:
+    """Every variable that is computed, and the one that it is, or that it is rounded from."""
+    sources: dict[Any, Any] = {}
+    for equation in jaxpr.eqns:
+        sources |= {variable: variable for variable in equation.outvars}
+        if equation.primitive.name == "convert_element_type":
+            (given,), (rounded,) = equation.invars, equation.outvars
+            exact = None if isinstance(given, core.Literal) else sources.get(given)
+            if exact is not None and _is_shorter(rounded.aval, exact.aval):
+                sources[rounded] = exact
+    return sources
+
+
+def _is_shorter(a: Any, b: Any) -> bool:
+    return is_float(a) and is_float(b) and a.dtype.itemsize < b.dtype.itemsize
 
 
 def is_float(leaf: Any) -> bool:

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from jaxlstm.cells.base import Carry, Cell, Params, net_of
+from jaxlstm.cells.base import Carry, Cell, Params, like, net_of
 from jaxlstm.cells.trees import bytes_of
 from jaxlstm.unroll.folding import folded
 from jaxlstm.unroll.rows import batch_of, lone
-from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, varying_like
+from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, summed, varying_like
 
 ROWS, SHORT, LONG = 320, 10, 100
 """Rows of the products of a chunk, and the bounds of its steps: few enough that what they share
@@ -119,8 +119,8 @@ def _tangents(
     (outputs, final, carries), nets = _run(cell, wide, keep, keep or tell, params, laid)
     moves = not isinstance(dlaid.xs, SymbolicZero)
     dparams, dfirst, dinitial = jax.tree.map(_zero, (dparams, dlaid.first, dlaid.initial))
-    like = (params, dparams, laid, dlaid.xs if moves else ())
-    dfirst, dinitial = varying_like((dfirst, dinitial), like)
+    given = (params, dparams, laid, dlaid.xs if moves else ())
+    dfirst, dinitial = varying_like((dfirst, dinitial), given)
     steps = {"x": laid.xs, "after": carries}
     if moves:
         steps["dx"] = dlaid.xs
@@ -135,13 +135,15 @@ def _tangents(
     steps, valid, reset = jax.tree.map(fill, (steps, laid.valid, laid.reset))
     enter = functools.partial(_entries, chunk=chunk, reverse=reverse)
 
-    prepare = functools.partial(_prepared, cell, params, dparams, laid.initial, reverse=reverse)
+    prepare = functools.partial(
+        _prepared, cell, params, summed(dparams), laid.initial, reverse=reverse
+    )
     step = _recursion(split, params, laid, tell)
     (doutputs, dnets), dfinal, dcarries = scan_over(
         step,
         dataclasses.replace(wide, chunk=chunk),
         laid._replace(xs=steps, valid=valid, reset=reset, first=dfirst, initial=dinitial),
-        like=(params, dparams),
+        beside=(params, dparams),
         prepare=prepare,
         entries=jax.tree.map(enter, laid.first, steps["after"]),
         cut=jnp.zeros_like,
@@ -176,6 +178,7 @@ def _prepared(
     it is given without dh U, and those of the parameters in `merge` and `after`.
     """
     split: Any = cell.split
+    dparams = like(dparams, params)
     given, extra = now["x"], split.extra(params)
     x = _shown(now, given["x"])
     carry = jax.tree.map(functools.partial(_before, reverse=reverse), entry, given["after"])

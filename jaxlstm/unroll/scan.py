@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Noisy, Params
+from jaxlstm.cells.base import Carry, Cell, Noisy, Params, like, wide
 
 Steps = dict[str, Any]
 Step = Callable[[Carry, Any], tuple[Carry, Any]]
@@ -17,12 +17,21 @@ Step = Callable[[Carry, Any], tuple[Carry, Any]]
 
 def scan_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
     """Outputs, final carry and carries (or None) of a laid-out sequence, time leading."""
+    long = summed(params)
 
     def step(carry: Carry, x: Array) -> tuple[Carry, Any]:
-        return cell.step(params, carry, x)
+        return cell.step(like(long, params), carry, x)
 
     features = laid.xs.shape[laid.xs.ndim - len(cell.input_shape) :]
-    return scan_over(step, options, laid, like=params, ahead=math.prod(features) == 1)
+    return scan_over(step, options, laid, beside=params, ahead=math.prod(features) == 1)
+
+
+def summed(params: Params) -> Params:
+    """Parameters in the type in which their gradients are added up over steps: float32 at least.
+
+    JAX adds up the gradient of what all steps see in its own type, and bfloat16 counts to 256.
+    """
+    return jax.tree.map(lambda a: wide(a) if jnp.issubdtype(a.dtype, jnp.floating) else a, params)
 
 
 def scan_over(
@@ -30,7 +39,7 @@ def scan_over(
     options: Any,
     laid: Any,
     *,
-    like: Any,
+    beside: Any,
     prepare: Callable[[Steps, Any], Steps] | None = None,
     entries: Any = None,
     cut: Callable[[Array], Array] = lax.stop_gradient,
@@ -42,7 +51,7 @@ def scan_over(
         step: one step, `(carry, x) -> (carry, output)`.
         options: those of `unroll`.
         laid: the batch, time leading; its `xs` may be any pytree.
-        like: what the results vary with besides, in `shard_map`.
+        beside: what else the results vary with, in `shard_map`.
         prepare: makes the `x` of the steps of a chunk, all at once, from what is laid out and the
             chunk's entry: where a step is not valid it must not let the input through. Each `x` is
             itself if None.
@@ -101,7 +110,7 @@ def scan_over(
         first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), ready["x"])
         shapes = jax.eval_shape(step, laid.first, first)[1]
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        last = varying_like(zeros, (like, laid))
+        last = varying_like(zeros, (beside, laid))
     state = (laid.first, last, laid.xs[-1 if reverse else 0] if ahead else None)
     (final, *_), (own, carries) = _scan(body, state, steps, options, prepare, entries)
     twins, structure = told
