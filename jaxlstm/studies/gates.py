@@ -177,14 +177,11 @@ def _draw(spec: config.Gates, name: str, task: Task, learnt: Any, folder: Path) 
     curves = []
     for variant in SHOWN:
         losses = learnt[variant]["losses"]
-        each = max(1, losses.shape[1] // 40)
-        whole = losses[:, : losses.shape[1] // each * each].reshape(len(losses), -1, each)
-        x = (np.arange(whole.shape[1]) + 1) * each
-        curves.append(findings.measured(variant, x, np.log(whole.mean(axis=2))))
+        curves.append(findings.learning(variant, losses, max(1, losses.shape[1] // 40)))
     panels.append(findings.panel("learning", "updates", "loss", curves))
     runs.write_figure(
         folder,
-        f"{name}",
+        name,
         {
             "title": f"Which gate matters: {task.name}",
             "caption": "Norm of the gradient of the last output's size with respect to the memory, "
