@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import reference
-from cells_table import random_inputs, random_params
+from cells_table import random_carry, random_inputs, random_params
 
 import jaxlstm as jl
 from jaxlstm import config
@@ -180,6 +180,19 @@ def test_flossing_and_its_gradient(cell):
     np.testing.assert_allclose(measure(kernel), total, rtol=1e-9)
     found = jax.grad(measure)(kernel)
     np.testing.assert_allclose(found, central(measure, kernel), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+def test_flossing_begins_with_the_carry_and_the_direction_it_is_given():
+    params, inputs, key = random_params(RNN), random_inputs(RNN, B, 1), jax.random.key(5)
+    carry = random_carry(RNN, params, B)
+    kernel, recurrent, bias = map(np.asarray, params)
+    direction = np.asarray(jax.random.normal(jax.random.fold_in(key, 0), (4,), float))
+    z = np.asarray(inputs)[:, 0] @ kernel + np.asarray(carry.hidden) @ recurrent + bias
+    after = np.linalg.norm((1 - np.tanh(z) ** 2) * (direction @ recurrent), axis=1)
+    found = jl.gradients.flossing(RNN, params, inputs, count=1, carry=carry, key=key)
+    wanted = np.mean(np.log(after / np.linalg.norm(direction)) ** 2)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -300,11 +300,12 @@ def blank_input(cell: Cell, params: Params) -> Array:
     return jnp.zeros(cell.input_shape, dtype)  # type: ignore[arg-type]
 
 
-def _one_step(cell: Cell, params: Params, inputs: Array, **options: Any) -> Any:
+def _one_step(cell: Cell, params: Params, inputs: Array, **_: Any) -> Any:
     """What `unroll` does with one unbatched input, for the shapes alone."""
     if cell.whole and cell.run is not None:
-        options = {"carry": None, "key": None, "reverse": False}
-        outputs, carry, carries = cell.run(_one_step, params, inputs, **options)
+        outputs, carry, carries = cell.run(
+            _one_step, params, inputs, carry=None, key=None, reverse=False
+        )
         return types.SimpleNamespace(outputs=outputs, carry=carry, carries=carries)
     carry, output = cell.step(params, cell.initial_carry(params), inputs[0])
     outputs = jax.tree.map(lambda y: y[None], output)

@@ -90,10 +90,10 @@ def shaped(label: str, array: Array, shape: Sequence[int | None]) -> Array:
     return array
 
 
-def blocks(array: Array, have: str, want: str, axis: int = -1) -> Array:
+def blocks(array: Array, have: str, want: str) -> Array:
     """Put the blocks of the gates into another order, `blocks(kernel, "zrn", "rzn")`."""
-    pieces = dict(zip(have, np.split(array, len(have), axis=axis), strict=True))
-    return array if have == want else np.concatenate([pieces[gate] for gate in want], axis=axis)
+    pieces = dict(zip(have, np.split(array, len(have), axis=-1), strict=True))
+    return np.concatenate([pieces[gate] for gate in want], axis=-1)
 
 
 def count_blocks(rows: int, hidden: int, where: str) -> str:

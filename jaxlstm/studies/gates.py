@@ -51,14 +51,14 @@ def measure(
                 learnt[name][variant] = _variant(spec, task, VARIANTS[variant], keys)
                 bar.update(sum(map(len, learnt.values())))
     for name, task in both.items():
-        _draw(spec, name, task, learnt[name], folder)
+        _draw(name, task, learnt[name], folder)
     _table(both, learnt, folder)
     return findings.write(
         folder,
         "Predictions and measurements",
         "A share is the norm of the gradient at the memory far back over the largest norm anywhere "
         "in the sequence. “Within” compares the mean over seeds, a bound must hold for every seed.",
-        _predictions(spec, both, learnt),
+        _predictions(both, learnt),
     )
 
 
@@ -108,7 +108,7 @@ def share(logs: np.ndarray) -> np.ndarray:
     return np.exp(logs[:, -1] - logs.max(axis=1))
 
 
-def _predictions(spec: config.Gates, both: Any, learnt: Any) -> list[Prediction]:
+def _predictions(both: Any, learnt: Any) -> list[Prediction]:
     adding, copying = learnt["adding"], learnt["copy"]
     start = adding["LSTM"]
     found = [
@@ -165,7 +165,7 @@ def _predictions(spec: config.Gates, both: Any, learnt: Any) -> list[Prediction]
     return found
 
 
-def _draw(spec: config.Gates, name: str, task: Task, learnt: Any, folder: Path) -> None:
+def _draw(name: str, task: Task, learnt: Any, folder: Path) -> None:
     panels = []
     for when in ("before", "after"):
         series = []

@@ -122,7 +122,8 @@ def begin(
     wanted = jax.eval_shape(cell.init, jax.random.key(0))
     check_tree("params", params, wanted, whole_numbers=False)
     initial = start(cell, params, batch_shape, key)
-    if carry is not None and cell.stochastic and not _same_structure(carry, initial):
+    other_noise = jax.tree.structure(carry) != jax.tree.structure(initial)
+    if carry is not None and cell.stochastic and other_noise:
         # The carry brings its own noise, or none, whatever the key says.
         other = jax.random.key(0) if key is None else None
         initial = start(cell, params, batch_shape, other)
@@ -147,10 +148,6 @@ def _laid(carry: Carry, batch_shape: tuple[int, ...], rows: tuple[Any, ...]) -> 
         return jax.sharding.reshard(a, PartitionSpec(*rows, *[None] * (a.ndim - len(rows))))
 
     return jax.tree.map(lay, carry)
-
-
-def _same_structure(a: Any, b: Any) -> bool:
-    return jax.tree.structure(a) == jax.tree.structure(b)
 
 
 def _boundaries(begins: Array, reverse: bool) -> Array:
