@@ -157,6 +157,18 @@ def test_gates_are_those_of_the_equations():
 
 
 @pytest.mark.usefixtures("x64")
+def test_gates_within_a_jitted_function_are_found_and_cut():
+    cell = jl.rnn(input_size=3, hidden_size=4)
+    within = jl.Cell(cell.init, cell.initial_carry, jax.jit(cell.step), cell.input_shape)
+    params, inputs = random_params(cell), random_inputs(cell, T)
+    plain, found = (jl.gradients.gates(each, params, inputs) for each in (cell, within))
+    assert set(found) == set(plain) == {"h"}
+    np.testing.assert_allclose(found["h"], plain["h"], rtol=1e-12)
+    first = cell.initial_carry(params), inputs[0]
+    assert np.all(jl.gradients.step_jacobians(within, params, *first, cut=tuple(found)) == 0)
+
+
+@pytest.mark.usefixtures("x64")
 def test_saturation_counts_what_numpy_counts():
     params = jax.tree.map(lambda leaf: 4 * leaf, random_params(LSTM))
     inputs, lengths = random_inputs(LSTM, B, 30), np.array([30, 11, 0])

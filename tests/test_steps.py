@@ -294,10 +294,10 @@ def test_minimal_units():
 @pytest.mark.parametrize("cell", [CELLS["min-gru"], CELLS["min-lstm"]], ids=["gru", "lstm"])
 def test_parallel_scans_are_the_scan(cell, reverse):
     params, inputs = random_params(cell), random_inputs(cell, B, 9)
-    key = jax.random.key(0)
+    # Of keys of their own, so that resets come at steps that are not valid too.
     options = {
-        "mask": jax.random.bernoulli(key, 0.7, (B, 9)),
-        "resets": jax.random.bernoulli(key, 0.2, (B, 9)),
+        "mask": jax.random.bernoulli(jax.random.key(0), 0.7, (B, 9)),
+        "resets": jax.random.bernoulli(jax.random.key(3), 0.2, (B, 9)),
         "lengths": jnp.array([9, 4]),
         "carry": random_carry(cell, params, B),
         "reverse": reverse,
