@@ -143,6 +143,11 @@ class Noisy(NamedTuple):
     noise: Any
 
 
+def shapes_of(cell: Cell) -> Params:
+    """The parameters of a cell, as shapes alone."""
+    return jax.eval_shape(cell.init, jax.random.key(0))
+
+
 def start(cell: Cell, params: Params, batch_shape: tuple[int, ...], key: Array | None) -> Carry:
     """The initial carry of a cell, with its noise where the cell is stochastic and a key came."""
     if cell.stochastic and key is not None:

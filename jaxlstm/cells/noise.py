@@ -20,6 +20,7 @@ from jaxlstm.cells.base import (
     check_cell,
     described,
     one_key,
+    shapes_of,
     start,
 )
 
@@ -209,7 +210,7 @@ def weight_drop(cell: Cell, *, rate: float) -> Cell:
         (2, 5, 4)
     """
     _check("weight_drop", cell, rate)
-    if not hasattr(jax.eval_shape(cell.init, jax.random.key(0)), "recurrent_kernel"):
+    if not hasattr(shapes_of(cell), "recurrent_kernel"):
         raise ValueError(f"`cell` must have a `recurrent_kernel` for weight_drop, got {cell!r}")
 
     def step(params: Any, carry: Noisy, x: Array) -> tuple[Noisy, Any]:

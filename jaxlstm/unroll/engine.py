@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from jaxlstm.cells.base import Carry, Cell, Params, start
+from jaxlstm.cells.base import Carry, Cell, Params, shapes_of, start
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.unroll.associative import associative_steps
 from jaxlstm.unroll.checks import check_carry
@@ -119,7 +119,7 @@ def begin(
     rows: tuple[Any, ...] = (),
 ) -> tuple[Carry, Carry]:
     """The initial carry, its rows laid as those of the inputs, and the one to begin with."""
-    wanted = jax.eval_shape(cell.init, jax.random.key(0))
+    wanted = shapes_of(cell)
     check_tree("params", params, wanted, whole_numbers=False)
     initial = start(cell, params, batch_shape, key)
     other_noise = jax.tree.structure(carry) != jax.tree.structure(initial)
