@@ -609,6 +609,17 @@ def test_a_whole_model_has_one_type(suffix, without, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("every_step", [False, True])
+def test_a_model_of_onnx_says_the_shapes_of_what_it_gives(every_step, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    around = {"readout": [normal(H, 2), None], "every_step": every_step}
+    _, file = written(".onnx", sized(), tmp_path, **around)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    given = {"inputs": normal(B, T, I), "lengths": np.full(B, T, "int32")}
+    for said, found in zip(session.get_outputs(), session.run(None, given), strict=True):
+        assert [{"B": B, "T": T}.get(size, size) for size in said.shape] == list(found.shape)
+
+
 def test_onnx_has_no_bfloat16(tmp_path):
     message = "`params` must be of float16, float32, float64 for ONNX, got bfloat16"
     refused(message, written, ".onnx", sized(param_dtype="bfloat16"), tmp_path)

@@ -299,15 +299,20 @@ def test_parallel_scans_are_the_scan(cell, reverse):
         "mask": jax.random.bernoulli(jax.random.key(0), 0.7, (B, 9)),
         "resets": jax.random.bernoulli(jax.random.key(3), 0.2, (B, 9)),
         "lengths": jnp.array([9, 4]),
-        "carry": random_carry(cell, params, B),
         "reverse": reverse,
         "return_carries": True,
         "include_initial": True,
     }
-    scan, parallel = (
-        jl.unroll(cell, params, inputs, backend=backend, **options)
-        for backend in ("scan", "associative")
-    )
+    valid = options["mask"] & (jnp.arange(9)[None] < options["lengths"][:, None])
+    given = params, jnp.where(valid[..., None], inputs, jnp.nan), random_carry(cell, params, B)
+
+    def loss(params, inputs, carry, backend):
+        out = jl.unroll(cell, params, inputs, carry=carry, backend=backend, **options)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(out)), out
+
+    found = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    scan, parallel = (found(*given, backend) for backend in ("scan", "associative"))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(scan))
     jax.tree.map(same, parallel, scan)
 
 

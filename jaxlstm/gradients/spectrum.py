@@ -190,8 +190,6 @@ def _log_singular_values(d: Array, v: Array) -> Array:
     ρ = e^{s−b} and cosine g the angle is tan θ = ρ τ, τ = 2g / (1 − ρ² + √((1 − ρ²)² + 4ρ²g²)).
     """
     size = d.shape[0]
-    if size == 1:
-        return jnp.where(d <= FLOOR / 2, -jnp.inf, d)
     rounds = jnp.asarray(_rounds(size))
     odd = size % 2
     d = jnp.concatenate([d, jnp.full(odd, FLOOR, d.dtype)])
