@@ -668,6 +668,7 @@ REFUSED = {
         lambda: CONVERT.torch.load(lacking("weight_hh_l0")),
         r"`weights` must hold 'weight_hh_l0', got \['bias_hh_l0', 'bias_ih_l0', 'weight_ih_l0'\]",
     ),
+    "nothing": (lambda: CONVERT.torch.load({}), r"`weights` must hold 'weight_ih_l0', got \[\]"),
     "shape": (
         lambda: CONVERT.torch.load({**STATE, "bias_hh_l0": np.zeros(15, "f")}),
         r"`weights` 'bias_hh_l0' must have shape \[16\], got \[15\]",

@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 import reference
-from cells_table import random_carry, random_inputs, random_params
+from cells_table import random_carry, random_inputs, random_like, random_params
 
 import jaxlstm as jl
 from jaxlstm import config
+from jaxlstm.gradients.lyapunov import _orthonormal
 from jaxlstm.training import optimizers
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -230,6 +231,15 @@ def test_a_lost_direction_passes_no_gradient_and_leaves_the_others_theirs():
     np.testing.assert_allclose(alone, 2 * np.log(0.7) / 0.7 * np.outer(unit, unit), rtol=1e-6)
     for count in (2, 3):
         np.testing.assert_allclose(count * jax.grad(measure)(kernel, count), alone, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_derivative_of_directions_that_are_kept_is_that_of_qr():
+    given = random_like((jnp.zeros((5, 3)), jnp.zeros((5, 3))), 0)
+    (_, r), (turned, stretched) = jax.jvp(jnp.linalg.qr, given[:1], given[1:])
+    _, (directions, growth) = jax.jvp(_orthonormal, given[:1], given[1:])
+    np.testing.assert_allclose(directions, turned, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(growth, np.diag(stretched) / np.diag(r), rtol=1e-10)
 
 
 @pytest.mark.slow

@@ -171,6 +171,16 @@ def test_the_tolerance_is_met_and_the_diagonal_takes_more_iterations():
     assert rough.iterations.max() < full.iterations.max() < diagonal.iterations.max() < 50
 
 
+def test_the_tolerance_of_large_states_is_a_share_of_them():
+    """What is linear takes one iteration; what rounding leaves then grows with the states."""
+    half = jl.initializers.orthogonal(scale=0.5)
+    cell = jl.rnn(input_size=1, hidden_size=4, activation="identity", recurrent_init=half)
+    inputs = 1e4 * jax.random.normal(jax.random.key(1), (50, 1))
+    solved = jl.newton(cell, cell.init(jax.random.key(0)), inputs)
+    assert solved.iterations.max() == 1
+    assert 1e-4 < solved.residual.max() < 1
+
+
 @pytest.mark.parametrize("backend", ["newton", "quasi-newton"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_shard_map_over_the_batch_equals_one_device(backend, shared):
