@@ -316,6 +316,17 @@ def test_parallel_scans_are_the_scan(cell, reverse):
     jax.tree.map(same, parallel, scan)
 
 
+def test_a_parallel_scan_of_no_steps_gives_the_carry_back():
+    cell = CELLS["min-gru"]
+    params = random_params(cell)
+    carry = random_carry(cell, params, B)
+    for reverse in (False, True):
+        options = {"carry": carry, "reverse": reverse, "backend": "associative"}
+        out = jl.unroll(cell, params, random_inputs(cell, B, 0), **options)
+        np.testing.assert_array_equal(out.carry.hidden, carry.hidden)
+        assert out.outputs.shape == (B, 0, H)
+
+
 def test_what_cannot_run_in_parallel_says_so():
     cell = jl.lstm(**SIZES)
     with pytest.raises(ValueError, match=r"`backend` 'associative' needs a cell linear in its"):
