@@ -66,3 +66,14 @@ def random_inputs(cell, *leading, seed=1, dtype="float64"):
 def random_carry(cell, params, *batch, seed=2, dtype="float64"):
     """A carry that the cell never reached."""
     return random_like(jax.eval_shape(lambda: cell.initial_carry(params, batch)), seed, dtype)
+
+
+def within(tolerance):
+    """Make `close(a, b)`: two pytrees of one structure, their numbers equal up to a tolerance."""
+
+    def close(a, b, tolerance=tolerance):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+    return close

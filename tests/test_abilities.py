@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_table import CELLS, HALF, random_inputs, random_params
+from cells_table import CELLS, HALF, random_inputs, random_params, within
 from flax import nnx
 
 import jaxlstm as jl
 
 pytestmark = pytest.mark.usefixtures("x64", "compile_fast")
+close = within(1e-10)
 
 
 every_cell = pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -23,12 +24,6 @@ RAGGED = {
     "lengths": np.array([5, 3, 0]),
     "resets": np.array([[0, 0, 1, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]], bool),
 }
-
-
-def close(a, b, tolerance=1e-10):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.ability("bidirectional")

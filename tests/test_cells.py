@@ -216,6 +216,20 @@ def test_forget_gates_start_open_and_nothing_else_has_a_bias():
     assert not jl.rnn(input_size=2, hidden_size=3).init(init).bias.any()
 
 
+def test_the_other_cells_that_forget_begin_alike():
+    sizes, key = {"input_size": 2, "hidden_size": 3}, jax.random.key(0)
+    conv = functools.partial(jl.conv_lstm, input_shape=(4, 2), filters=3)
+    plain = (functools.partial(make, **sizes) for make in (jl.slstm, jl.layer_norm_lstm))
+    for make in (conv, *plain):
+        np.testing.assert_array_equal(make().init(key).bias, np.repeat([0, 1, 0, 0], 3))
+        other = make(bias_init=jl.initializers.constant(value=2.0))
+        np.testing.assert_array_equal(other.init(key).bias, np.full(12, 2))
+    np.testing.assert_array_equal(jl.min_lstm(**sizes).init(key).bias, np.repeat([0, 1, 0], 3))
+    heads = jl.mlstm(**sizes, heads=3).init(key)
+    np.testing.assert_array_equal(heads.gate_bias, np.repeat([0, 1], 3))
+    assert not heads.bias.any()
+
+
 def test_the_forget_bias_is_set_into_any_other_draw():
     init = jl.initializers.forget_bias(value=3.0, others=jl.initializers.uniform(limit=0.5))
     i, f, g, o = np.split(init(jax.random.key(0), (40,)), 4)

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cells_table import within
 
 import jaxlstm as jl
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 pytestmark = pytest.mark.usefixtures("compile_fast")
+close = within(1e-10)
 B, T, I, H = 3, 6, 3, 4
 LENGTHS = np.array([6, 2, 4])
 NUMBERS = np.random.default_rng(0)
@@ -28,12 +30,6 @@ def randomized(tree, dtype="float64"):
 
 def params_of(cell, dtype="float64"):
     return randomized(jax.eval_shape(cell.init, jax.random.key(0)), dtype)
-
-
-def close(a, b, tolerance=1e-10):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 def same(a, b):
@@ -672,6 +668,7 @@ REFUSED = {
         lambda: CONVERT.torch.load(lacking("weight_hh_l0")),
         r"`weights` must hold 'weight_hh_l0', got \['bias_hh_l0', 'bias_ih_l0', 'weight_ih_l0'\]",
     ),
+    "nothing": (lambda: CONVERT.torch.load({}), r"`weights` must hold 'weight_ih_l0', got \[\]"),
     "shape": (
         lambda: CONVERT.torch.load({**STATE, "bias_hh_l0": np.zeros(15, "f")}),
         r"`weights` 'bias_hh_l0' must have shape \[16\], got \[15\]",

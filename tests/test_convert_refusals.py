@@ -609,6 +609,19 @@ def test_a_whole_model_has_one_type(suffix, without, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("every_step", [False, True])
+def test_a_model_of_onnx_says_the_shapes_of_what_it_gives(every_step, tmp_path):
+    onnx, runtime = map(pytest.importorskip, ("onnx", "onnxruntime"))
+    around = {"readout": [normal(H, 2), None], "every_step": every_step}
+    _, file = written(".onnx", sized(), tmp_path, **around)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    given = {"inputs": normal(B, T, I), "lengths": np.full(B, T, "int32")}
+    said = [output.type.tensor_type.shape.dim for output in onnx.load(file).graph.output]
+    for sizes, found in zip(said, session.run(None, given), strict=True):
+        wanted = [{"B": B, "T": T}.get(size.dim_param, size.dim_value) for size in sizes]
+        assert list(found.shape) == wanted
+
+
 def test_onnx_has_no_bfloat16(tmp_path):
     message = "`params` must be of float16, float32, float64 for ONNX, got bfloat16"
     refused(message, written, ".onnx", sized(param_dtype="bfloat16"), tmp_path)

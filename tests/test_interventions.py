@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 import reference
-from cells_table import random_inputs, random_params
+from cells_table import random_carry, random_inputs, random_like, random_params
 
 import jaxlstm as jl
 from jaxlstm import config
+from jaxlstm.gradients.lyapunov import _orthonormal
 from jaxlstm.training import optimizers
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -182,6 +183,19 @@ def test_flossing_and_its_gradient(cell):
     np.testing.assert_allclose(found, central(measure, kernel), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.usefixtures("x64")
+def test_flossing_begins_with_the_carry_and_the_direction_it_is_given():
+    params, inputs, key = random_params(RNN), random_inputs(RNN, B, 1), jax.random.key(5)
+    carry = random_carry(RNN, params, B)
+    kernel, recurrent, bias = map(np.asarray, params)
+    direction = np.asarray(jax.random.normal(jax.random.fold_in(key, 0), (4,), float))
+    z = np.asarray(inputs)[:, 0] @ kernel + np.asarray(carry.hidden) @ recurrent + bias
+    after = np.linalg.norm((1 - np.tanh(z) ** 2) * (direction @ recurrent), axis=1)
+    found = jl.gradients.flossing(RNN, params, inputs, count=1, carry=carry, key=key)
+    wanted = np.mean(np.log(after / np.linalg.norm(direction)) ** 2)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("cell", "count", "scale", "weights"),
     [
@@ -217,6 +231,15 @@ def test_a_lost_direction_passes_no_gradient_and_leaves_the_others_theirs():
     np.testing.assert_allclose(alone, 2 * np.log(0.7) / 0.7 * np.outer(unit, unit), rtol=1e-6)
     for count in (2, 3):
         np.testing.assert_allclose(count * jax.grad(measure)(kernel, count), alone, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_derivative_of_directions_that_are_kept_is_that_of_qr():
+    given = random_like((jnp.zeros((5, 3)), jnp.zeros((5, 3))), 0)
+    (_, r), (turned, stretched) = jax.jvp(jnp.linalg.qr, given[:1], given[1:])
+    _, (directions, growth) = jax.jvp(_orthonormal, given[:1], given[1:])
+    np.testing.assert_allclose(directions, turned, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(growth, np.diag(stretched) / np.diag(r), rtol=1e-10)
 
 
 @pytest.mark.slow

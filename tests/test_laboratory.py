@@ -8,6 +8,7 @@ import reference
 from cells_table import CELLS, random_inputs, random_params
 
 import jaxlstm as jl
+from jaxlstm.gradients.trace import step_with_sites
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 T, B = 7, 3
@@ -154,6 +155,49 @@ def test_gates_are_those_of_the_equations():
                 found[name][row, :length], wanted[:length, index], rtol=1e-10
             )
             assert not np.any(found[name][row, length:])
+
+
+@pytest.mark.parametrize(
+    ("name", "gates"),
+    {
+        "rnn": "h",
+        "indrnn": "h",
+        "lstm": "f g i o psi",
+        "lstm-coupled-peepholes": "f g o psi",
+        "layer-norm-lstm": "f g i o psi",
+        "lstm-1997": "g i o psi",
+        "conv-lstm": "f g i o psi",
+        "gru": "n r z",
+        "gru-reset-before": "n r z",
+        "mgu": "f n",
+        "slstm": "f g i o",
+        "mlstm": "f i o",
+        "min-lstm": "f",
+        "min-gru": "z",
+    }.items(),
+)
+def test_every_cell_names_its_gates_as_its_equations_do(name, gates):
+    cell, found = CELLS[name], {}
+
+    def step(key):
+        params = cell.init(key)
+        x = jnp.zeros(cell.input_shape)
+        found.update(step_with_sites(cell, params, cell.initial_carry(params), x)[2])
+
+    jax.eval_shape(step, jax.random.key(0))
+    assert sorted(found) == gates.split()
+
+
+@pytest.mark.usefixtures("x64")
+def test_gates_within_a_jitted_function_are_found_and_cut():
+    cell = jl.rnn(input_size=3, hidden_size=4)
+    within = jl.Cell(cell.init, cell.initial_carry, jax.jit(cell.step), cell.input_shape)
+    params, inputs = random_params(cell), random_inputs(cell, T)
+    plain, found = (jl.gradients.gates(each, params, inputs) for each in (cell, within))
+    assert set(found) == set(plain) == {"h"}
+    np.testing.assert_allclose(found["h"], plain["h"], rtol=1e-12)
+    first = cell.initial_carry(params), inputs[0]
+    assert np.all(jl.gradients.step_jacobians(within, params, *first, cut=tuple(found)) == 0)
 
 
 @pytest.mark.usefixtures("x64")

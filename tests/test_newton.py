@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_table import random_like, random_params
+from cells_table import random_like, random_params, within
 from jax.sharding import PartitionSpec
 
 import jaxlstm as jl
 
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("compile_fast")
+close = within(1e-5)
 
 B, T = 3, 40
 LENGTHS = jnp.array([0, T, 17], jnp.int32)
@@ -41,12 +42,6 @@ def case(cell, length=T):
     params = random_params(cell, dtype=float)
     inputs = jax.random.normal(jax.random.key(2), (B, length, *cell.input_shape))
     return params, inputs, random_like(cell.initial_carry(params, (B,)), 5, float)
-
-
-def close(a, b, tolerance=1e-5):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 def masked(inputs, options):
@@ -174,6 +169,16 @@ def test_the_tolerance_is_met_and_the_diagonal_takes_more_iterations():
     assert diagonal.residual.max() <= 1e-6
     assert rough.residual.max() <= 1e-2
     assert rough.iterations.max() < full.iterations.max() < diagonal.iterations.max() < 50
+
+
+def test_the_tolerance_of_large_states_is_a_share_of_them():
+    """What is linear takes one iteration; what rounding leaves then grows with the states."""
+    half = jl.initializers.orthogonal(scale=0.5)
+    cell = jl.rnn(input_size=1, hidden_size=4, activation="identity", recurrent_init=half)
+    inputs = 1e4 * jax.random.normal(jax.random.key(1), (50, 1))
+    solved = jl.newton(cell, cell.init(jax.random.key(0)), inputs)
+    assert solved.iterations.max() == 1
+    assert 1e-4 < solved.residual.max() < 1
 
 
 @pytest.mark.parametrize("backend", ["newton", "quasi-newton"])

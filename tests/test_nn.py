@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cells_table import CELLS, random_inputs
+from cells_table import CELLS, random_inputs, within
 from flax import nnx
 
 import jaxlstm as jl
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
+close = within(1e-6)
 B, T, I, H = 3, 6, 3, 4
 LENGTHS = np.array([6, 2, 0])
 KINDS = {
@@ -29,12 +30,6 @@ every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 def inputs(*leading):
     return random_inputs(CELLS["lstm"], *leading, dtype="float32")
-
-
-def close(a, b, tolerance=1e-6):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 # The interface of Keras.

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cells_table import within
 from flax import nnx
 
 import jaxlstm as jl
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 pytestmark = pytest.mark.usefixtures("compile_fast")
+close = within(1e-6)
 B, T, I, H = 3, 6, 3, 4
 LENGTHS = np.array([6, 2, 0])
 NN = jl.nn
@@ -21,12 +23,6 @@ NN = jl.nn
 def inputs(*leading, shape=(I,)):
     numbers = np.random.default_rng(1)
     return jnp.asarray(numbers.normal(size=(*leading, *shape)), "float32")
-
-
-def close(a, b, tolerance=1e-6):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 # Convolutional layers.

@@ -294,21 +294,37 @@ def test_minimal_units():
 @pytest.mark.parametrize("cell", [CELLS["min-gru"], CELLS["min-lstm"]], ids=["gru", "lstm"])
 def test_parallel_scans_are_the_scan(cell, reverse):
     params, inputs = random_params(cell), random_inputs(cell, B, 9)
-    key = jax.random.key(0)
+    # Of keys of their own, so that resets come at steps that are not valid too.
     options = {
-        "mask": jax.random.bernoulli(key, 0.7, (B, 9)),
-        "resets": jax.random.bernoulli(key, 0.2, (B, 9)),
+        "mask": jax.random.bernoulli(jax.random.key(0), 0.7, (B, 9)),
+        "resets": jax.random.bernoulli(jax.random.key(3), 0.2, (B, 9)),
         "lengths": jnp.array([9, 4]),
-        "carry": random_carry(cell, params, B),
         "reverse": reverse,
         "return_carries": True,
         "include_initial": True,
     }
-    scan, parallel = (
-        jl.unroll(cell, params, inputs, backend=backend, **options)
-        for backend in ("scan", "associative")
-    )
+    valid = options["mask"] & (jnp.arange(9)[None] < options["lengths"][:, None])
+    given = params, jnp.where(valid[..., None], inputs, jnp.nan), random_carry(cell, params, B)
+
+    def loss(params, inputs, carry, backend):
+        out = jl.unroll(cell, params, inputs, carry=carry, backend=backend, **options)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(out)), out
+
+    found = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    scan, parallel = (found(*given, backend) for backend in ("scan", "associative"))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(scan))
     jax.tree.map(same, parallel, scan)
+
+
+def test_a_parallel_scan_of_no_steps_gives_the_carry_back():
+    cell = CELLS["min-gru"]
+    params = random_params(cell)
+    carry = random_carry(cell, params, B)
+    for reverse in (False, True):
+        options = {"carry": carry, "reverse": reverse, "backend": "associative"}
+        out = jl.unroll(cell, params, random_inputs(cell, B, 0), **options)
+        np.testing.assert_array_equal(out.carry.hidden, carry.hidden)
+        assert out.outputs.shape == (B, 0, H)
 
 
 def test_what_cannot_run_in_parallel_says_so():

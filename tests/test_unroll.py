@@ -209,7 +209,11 @@ def test_padding_changes_no_parameter_gradient(cell, reverse):
 # Nothing to do.
 
 
-@every_cell
+@pytest.mark.parametrize(
+    "cell",
+    [*CELLS.values(), jl.lstm(input_size=1, hidden_size=2)],
+    ids=[*CELLS, "one-feature"],
+)
 def test_no_steps_return_the_carry_and_finite_gradients(cell):
     params, inputs = random_params(cell), random_inputs(cell, B, 0)
     carry = random_carry(cell, params, B)

@@ -159,6 +159,11 @@ def silent(carry: Carry) -> Carry:
     )
 
 
+def shapes_of(cell: Cell) -> Params:
+    """The parameters of a cell, as shapes alone."""
+    return jax.eval_shape(cell.init, jax.random.key(0))
+
+
 def start(cell: Cell, params: Params, batch_shape: tuple[int, ...], key: Array | None) -> Carry:
     """The initial carry of a cell, with its noise where the cell is stochastic and a key came."""
     if cell.stochastic and key is not None:
@@ -301,11 +306,12 @@ def blank_input(cell: Cell, params: Params) -> Array:
     return jnp.zeros(cell.input_shape, dtype)  # type: ignore[arg-type]
 
 
-def _one_step(cell: Cell, params: Params, inputs: Array, **options: Any) -> Any:
+def _one_step(cell: Cell, params: Params, inputs: Array, **_: Any) -> Any:
     """What `unroll` does with one unbatched input, for the shapes alone."""
     if cell.whole and cell.run is not None:
-        options = {"carry": None, "key": None, "reverse": False}
-        outputs, carry, carries = cell.run(_one_step, params, inputs, **options)
+        outputs, carry, carries = cell.run(
+            _one_step, params, inputs, carry=None, key=None, reverse=False
+        )
         return types.SimpleNamespace(outputs=outputs, carry=carry, carries=carries)
     carry, output = cell.step(params, cell.initial_carry(params), inputs[0])
     outputs = jax.tree.map(lambda y: y[None], output)

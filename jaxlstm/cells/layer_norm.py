@@ -88,7 +88,7 @@ def layer_norm_lstm(
 
     Raises:
         TypeError: when a size is no int.
-        ValueError: when a size is not positive, there is one unit alone, or ε is negative.
+        ValueError: when a size or ε is not positive, or there is one unit alone.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl

@@ -19,6 +19,7 @@ from jaxlstm.cells.base import (
     blank_input,
     check_cell,
     described,
+    shapes_of,
     start,
 )
 
@@ -163,9 +164,6 @@ def zoneout(cell: Cell, *, hidden_rate: float = 0.05, cell_rate: float = 0.5) ->
     if not _shows_hidden(cell):
         raise ValueError(f"`cell` must give out its `hidden` for zoneout, got {cell!r}")
 
-    def noise(key: Array, params: Params, carry: Carry, batch_shape: tuple[int, ...]) -> Array:
-        return key
-
     def step(params: Params, carry: Noisy, x: Array) -> tuple[Noisy, Any]:
         old, rest = carry.carry, carry.noise
         new, _ = cell.step(params, old, x)
@@ -182,7 +180,7 @@ def zoneout(cell: Cell, *, hidden_rate: float = 0.05, cell_rate: float = 0.5) ->
         new = type(old)(*map(keep, old._fields, keys, old, new))
         return Noisy(new, rest), new.hidden
 
-    return _noisy(cell, noise, step)
+    return _noisy(cell, _key_alone, step)
 
 
 @described
@@ -211,11 +209,8 @@ def weight_drop(cell: Cell, *, rate: float) -> Cell:
         (2, 5, 4)
     """
     _check("weight_drop", cell, rate)
-    if not hasattr(jax.eval_shape(cell.init, jax.random.key(0)), "recurrent_kernel"):
+    if not hasattr(shapes_of(cell), "recurrent_kernel"):
         raise ValueError(f"`cell` must have a `recurrent_kernel` for weight_drop, got {cell!r}")
-
-    def noise(key: Array, params: Params, carry: Carry, batch_shape: tuple[int, ...]) -> Array:
-        return key
 
     def step(params: Any, carry: Noisy, x: Array) -> tuple[Noisy, Any]:
         if carry.noise is not None:
@@ -225,7 +220,7 @@ def weight_drop(cell: Cell, *, rate: float) -> Cell:
         inner, output = cell.step(params, carry.carry, x)
         return Noisy(inner, carry.noise), output
 
-    return _noisy(cell, noise, step)
+    return _noisy(cell, _key_alone, step)
 
 
 def without_noise(carry: Carry) -> Carry:
@@ -268,6 +263,10 @@ def _shows_hidden(cell: Cell) -> bool:
 def _mask(key: Array, shape: tuple[int, ...], rate: float, dtype: Any) -> Array:
     kept = jax.random.bernoulli(key, 1 - rate, shape)
     return kept.astype(dtype) * jnp.asarray(1 / (1 - rate), dtype)
+
+
+def _key_alone(key: Array, params: Params, carry: Carry, batch_shape: tuple[int, ...]) -> Array:
+    return key
 
 
 def _noisy(cell: Cell, noise: Any, step: Any) -> Cell:

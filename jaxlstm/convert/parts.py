@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlstm.cells import Cell, bidirectional, conv_lstm, stack
-from jaxlstm.cells.base import Params, check_cell
+from jaxlstm.cells.base import Params, check_cell, shapes_of
 from jaxlstm.cells.combine import Bidirectional
 from jaxlstm.cells.describe import written
 from jaxlstm.cells.trees import check_tree
@@ -90,10 +90,10 @@ def shaped(label: str, array: Array, shape: Sequence[int | None]) -> Array:
     return array
 
 
-def blocks(array: Array, have: str, want: str, axis: int = -1) -> Array:
+def blocks(array: Array, have: str, want: str) -> Array:
     """Put the blocks of the gates into another order, `blocks(kernel, "zrn", "rzn")`."""
-    pieces = dict(zip(have, np.split(array, len(have), axis=axis), strict=True))
-    return array if have == want else np.concatenate([pieces[gate] for gate in want], axis=axis)
+    pieces = dict(zip(have, np.split(array, len(have), axis=-1), strict=True))
+    return np.concatenate([pieces[gate] for gate in want], axis=-1)
 
 
 def count_blocks(rows: int, hidden: int, where: str) -> str:
@@ -145,7 +145,7 @@ def build(
         raise ValueError(
             f"`cell` must have {wanted}, as these weights of {neighbour} do, got {value!r}"
         )
-    shapes = jax.eval_shape(cell.init, jax.random.key(0))
+    shapes = shapes_of(cell)
     fields = shapes._fields
     if "recurrent_bias" in given and getattr(shapes, "recurrent_bias", None) is None:
         given["bias"] = given["bias"] + given.pop("recurrent_bias")
@@ -153,8 +153,7 @@ def build(
         if name not in fields or getattr(shapes, name) is None:
             raise ValueError(f"`cell` {cell!r} has no place for the weight {name!r}")
     params = type(shapes)(*(_array(given.get(name)) for name in fields))
-    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), shapes)
-    check_tree("weights", params, like)
+    check_tree("weights", params, shapes)
     return cell, params
 
 
@@ -197,7 +196,7 @@ def put_together(
         cells.append(bidirectional(*each) if two else each[0])
         params.append(Bidirectional(*own) if two else own[0])
     if cell is not None:
-        structure = jax.tree.structure(jax.eval_shape(cell.init, jax.random.key(0)))
+        structure = jax.tree.structure(shapes_of(cell))
         return cell, structure.unflatten(jax.tree.leaves(params))
     if len(cells) == 1:
         return cells[0], params[0]
@@ -244,7 +243,7 @@ def take_apart(cell: Cell, params: Params, neighbour: str, allowed: Allowed) -> 
         ValueError: when the other side cannot express something, which it names.
     """
     layers = directions(cell)
-    check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
+    check_tree("params", params, shapes_of(cell))
     own = _flat_params(params, layers)
     return [
         [_part(each, p, neighbour, allowed) for each, p in zip(layer, ps, strict=True)]

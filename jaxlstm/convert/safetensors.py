@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm.cells import Cell, from_dict, to_dict
-from jaxlstm.cells.base import Params
+from jaxlstm.cells.base import Params, shapes_of
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.convert import files
 from jaxlstm.convert.parts import floating, refuse_wide, to_numpy
@@ -70,7 +70,7 @@ def dump(
         >>> again == cell, bool((same.kernel == params.kernel).all())
         (True, True)
     """
-    check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
+    check_tree("params", params, shapes_of(cell))
     arrays = flat(params)
     others = {name: floating(f"`others` '{name}'", a) for name, a in (others or {}).items()}
     if taken := sorted(arrays.keys() & others.keys()):
@@ -105,7 +105,7 @@ def load(
             raise ValueError(f"`weights` must describe their cell as JSON ({error})") from None
         for name in json.loads(metadata.get(OTHERS, "[]")):
             arrays.pop(name, None)
-        like = jax.eval_shape(cell.init, jax.random.key(0))
+        like = shapes_of(cell)
         names = [name for name, _ in _named(like)]
         if sorted(names) != sorted(arrays):
             raise ValueError(f"`weights` must hold {sorted(names)}, got {sorted(arrays)}")

@@ -123,10 +123,7 @@ def flow(
     def total(probes: list[list[Array]]) -> Array:
         rest = iter(probes)
         outputs, _ = _visit(cell, params, inputs, options, lambda template: next(rest))
-        value = loss(outputs)
-        if jnp.shape(value) != ():
-            raise ValueError(f"`loss` must give a scalar, got shape {list(jnp.shape(value))}")
-        return value
+        return scalar(loss(outputs))
 
     value, found = jax.value_and_grad(total)(zeros)
     rest = iter(found)
@@ -142,6 +139,13 @@ def norm(array: Array, axes: tuple[int, ...]) -> Array:
     largest = jnp.max(jnp.abs(array), axis=axes, keepdims=True, initial=0)
     unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
     return jnp.sqrt(jnp.sum(jnp.square(array / unit), axis=axes)) * jnp.squeeze(unit, axes)
+
+
+def scalar(value: Array) -> Array:
+    """Refuse a loss that is more than one number."""
+    if jnp.shape(value) != ():
+        raise ValueError(f"`loss` must give a scalar, got shape {list(jnp.shape(value))}")
+    return value
 
 
 def check_backend(options: Mapping[str, Any]) -> None:

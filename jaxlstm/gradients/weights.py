@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, described
-from jaxlstm.gradients.flow import Layout, apart, check_backend, norm, side_by_side
+from jaxlstm.gradients.flow import Layout, apart, check_backend, norm, scalar, side_by_side
 from jaxlstm.unroll import Unrolled, unroll
 
 ALONG_TIME = ("mask", "resets")
@@ -109,10 +109,7 @@ def weight_flow(
         outputs = of_row(timed, inputs, rows)
         if time_major:
             outputs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, batch, 0), outputs)
-        value = loss(outputs)
-        if jnp.shape(value) != ():
-            raise ValueError(f"`loss` must give a scalar, got shape {list(jnp.shape(value))}")
-        return value
+        return scalar(loss(outputs))
 
     timed = jax.tree.map(
         lambda leaf: jnp.concatenate([leaf[None], jnp.zeros((length, *leaf.shape), leaf.dtype)]),

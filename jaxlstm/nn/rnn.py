@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxlstm.cells import Cell
-from jaxlstm.cells.base import Carry, Params, check_cell, check_choice, check_size, start
+from jaxlstm.cells.base import Carry, Params, check_cell, check_choice, check_size, shapes_of, start
 from jaxlstm.cells.noise import with_noise, without_noise
 from jaxlstm.cells.trees import check_tree, layout
 from jaxlstm.unroll import unroll as run
@@ -137,7 +137,7 @@ class RNN(nnx.Module):
         if params is None:
             params = cell.init(draw_key(check_rngs(rngs), "params"))
         else:
-            check_tree("params", params, jax.eval_shape(cell.init, jax.random.key(0)))
+            check_tree("params", params, shapes_of(cell))
         self.cell = cell
         self.return_sequences = return_sequences
         self.return_state = return_state

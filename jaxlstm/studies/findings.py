@@ -87,6 +87,13 @@ def plain(label: str, x: Any, values: Any) -> dict[str, Any]:
     return _band(label, x, values, float)
 
 
+def learning(label: str, losses: Any, each: int) -> dict[str, Any]:
+    """Make a series of losses `[seeds, updates]`: the means of so many updates each."""
+    whole = losses[:, : losses.shape[1] // each * each].reshape(len(losses), -1, each)
+    x = (np.arange(whole.shape[1]) + 1) * each
+    return measured(label, x, np.log(whole.mean(axis=2)))
+
+
 def theory(label: str, x: Any, logs: Any, role: str = "theory") -> dict[str, Any]:
     """Make a series of one curve of natural logarithms."""
     y = [_exp(value) for value in np.asarray(logs, np.float64)]

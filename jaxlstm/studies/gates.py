@@ -51,14 +51,14 @@ def measure(
                 learnt[name][variant] = _variant(spec, task, VARIANTS[variant], keys)
                 bar.update(sum(map(len, learnt.values())))
     for name, task in both.items():
-        _draw(spec, name, task, learnt[name], folder)
+        _draw(name, task, learnt[name], folder)
     _table(both, learnt, folder)
     return findings.write(
         folder,
         "Predictions and measurements",
         "A share is the norm of the gradient at the memory far back over the largest norm anywhere "
         "in the sequence. “Within” compares the mean over seeds, a bound must hold for every seed.",
-        _predictions(spec, both, learnt),
+        _predictions(both, learnt),
     )
 
 
@@ -108,7 +108,7 @@ def share(logs: np.ndarray) -> np.ndarray:
     return np.exp(logs[:, -1] - logs.max(axis=1))
 
 
-def _predictions(spec: config.Gates, both: Any, learnt: Any) -> list[Prediction]:
+def _predictions(both: Any, learnt: Any) -> list[Prediction]:
     adding, copying = learnt["adding"], learnt["copy"]
     start = adding["LSTM"]
     found = [
@@ -165,7 +165,7 @@ def _predictions(spec: config.Gates, both: Any, learnt: Any) -> list[Prediction]
     return found
 
 
-def _draw(spec: config.Gates, name: str, task: Task, learnt: Any, folder: Path) -> None:
+def _draw(name: str, task: Task, learnt: Any, folder: Path) -> None:
     panels = []
     for when in ("before", "after"):
         series = []
@@ -177,14 +177,11 @@ def _draw(spec: config.Gates, name: str, task: Task, learnt: Any, folder: Path) 
     curves = []
     for variant in SHOWN:
         losses = learnt[variant]["losses"]
-        each = max(1, losses.shape[1] // 40)
-        whole = losses[:, : losses.shape[1] // each * each].reshape(len(losses), -1, each)
-        x = (np.arange(whole.shape[1]) + 1) * each
-        curves.append(findings.measured(variant, x, np.log(whole.mean(axis=2))))
+        curves.append(findings.learning(variant, losses, max(1, losses.shape[1] // 40)))
     panels.append(findings.panel("learning", "updates", "loss", curves))
     runs.write_figure(
         folder,
-        f"{name}",
+        name,
         {
             "title": f"Which gate matters: {task.name}",
             "caption": "Norm of the gradient of the last output's size with respect to the memory, "

@@ -192,12 +192,7 @@ def _draw(spec: config.Interventions, found: Any, folder: Path) -> None:
         spectra.append(
             findings.panel(where, "rank i", "exp λᵢ (factor a step)", lines, scale="linear")
         )
-        lines = []
-        for name, one in here.items():
-            losses = one["losses"]
-            whole = losses[:, : losses.shape[1] // each * each].reshape(len(losses), -1, each)
-            x = (np.arange(whole.shape[1]) + 1) * each
-            lines.append(findings.measured(name, x, np.log(whole.mean(axis=2))))
+        lines = [findings.learning(name, one["losses"], each) for name, one in here.items()]
         curves.append(findings.panel(where, "updates", "cross-entropy (nats)", lines))
     figures = (
         (

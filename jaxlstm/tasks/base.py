@@ -161,3 +161,9 @@ def correct(logits: Array, labels: Array) -> Array:
         Array([1., 0.], dtype=float32)
     """
     return (jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels).astype(jnp.float32)
+
+
+def class_loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """Mean cross-entropy of `[B, O]` logits in nats; the metrics add `accuracy`."""
+    nats = jnp.mean(cross_entropy(outputs, batch.targets))
+    return nats, {"cross_entropy": nats, "accuracy": jnp.mean(correct(outputs, batch.targets))}

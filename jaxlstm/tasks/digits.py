@@ -32,7 +32,7 @@ from jax import Array
 from jaxlstm import storage
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import carriers
-from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
+from jaxlstm.tasks.base import Batch, Goal, Task, class_loss
 
 if TYPE_CHECKING:
     from jaxlstm.config import Digits
@@ -100,7 +100,7 @@ def build(config: "Digits") -> Task:
         evaluation={
             "test": Batch(scaled(jnp.asarray(testing)), jnp.asarray(test.labels, jnp.int32))
         },
-        loss=loss,
+        loss=class_loss,
         goal=Goal.beating("test", "accuracy", max(found.values()), larger=True),
         baselines=found,
     )
@@ -109,12 +109,6 @@ def build(config: "Digits") -> Task:
 def scaled(images: Array) -> Array:
     """Turn bytes into float32 in [0, 1]."""
     return images.astype(jnp.float32) / jnp.float32(255)
-
-
-def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-    """Mean cross-entropy of `[B, O]` logits in nats; the metrics add `accuracy`."""
-    nats = jnp.mean(cross_entropy(outputs, batch.targets))
-    return nats, {"cross_entropy": nats, "accuracy": jnp.mean(correct(outputs, batch.targets))}
 
 
 def baselines(train: Images, test: Images, classes: int) -> dict[str, float]:

@@ -132,7 +132,7 @@ def build(config: "Forecast") -> Task:
         for series, cut in zip(table.series, cuts, strict=True)
     ]
     window = config.window or 64
-    _check(config, table, asked, window)
+    _check(config, asked, window)
 
     mean, deviation = _scaling(table, asked, inputs)
     features = [_features(series.values[:, inputs], mean, deviation) for series in table.series]
@@ -197,7 +197,7 @@ def ask(values: np.ndarray, horizons: tuple[int, ...], cuts: tuple[int, int, int
     return Asked(ahead, known, latest == steps, scored, cuts)
 
 
-def _check(config: "Forecast", table: tables.Table, asked: list[Asked], window: int) -> None:
+def _check(config: "Forecast", asked: list[Asked], window: int) -> None:
     longest = max(a.cuts[0] for a in asked)
     if longest < window:
         raise UserError(

@@ -26,7 +26,7 @@ from jax import Array
 from jaxlstm import storage
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import carriers, tables
-from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
+from jaxlstm.tasks.base import Batch, Goal, Task, class_loss
 
 if TYPE_CHECKING:
     from jaxlstm.config import JapaneseVowels
@@ -83,7 +83,7 @@ def build(config: "JapaneseVowels") -> Task:
         data=training,
         sample=sample,
         evaluation={"test": testing},
-        loss=loss,
+        loss=class_loss,
         goal=Goal("test", "accuracy", above=0.95),
         baselines={"most frequent class accuracy": float(most_common)},
     )
@@ -94,12 +94,6 @@ def sample(data: Batch, key: Array, batch_size: int) -> Batch:
     count = data.targets.shape[0]
     chosen = jax.random.choice(key, count, (batch_size,), replace=batch_size > count)
     return jax.tree.map(lambda array: array[chosen], data)
-
-
-def loss(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-    """Mean cross-entropy of `[B, O]` logits in nats; the metrics add `accuracy`."""
-    nats = jnp.mean(cross_entropy(outputs, batch.targets))
-    return nats, {"cross_entropy": nats, "accuracy": jnp.mean(correct(outputs, batch.targets))}
 
 
 def pad(series: list[np.ndarray], cases: Cases, length: int) -> Batch:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from jaxlstm.cells.base import Carry, Cell, Params, start
+from jaxlstm.cells.base import Carry, Cell, Params, shapes_of, start
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.unroll.associative import associative_steps
 from jaxlstm.unroll.checks import check_carry
@@ -119,10 +119,11 @@ def begin(
     rows: tuple[Any, ...] = (),
 ) -> tuple[Carry, Carry]:
     """The initial carry, its rows laid as those of the inputs, and the one to begin with."""
-    wanted = jax.eval_shape(cell.init, jax.random.key(0))
+    wanted = shapes_of(cell)
     check_tree("params", params, wanted, whole_numbers=False)
     initial = start(cell, params, batch_shape, key)
-    if carry is not None and cell.stochastic and not _same_structure(carry, initial):
+    other_noise = jax.tree.structure(carry) != jax.tree.structure(initial)
+    if carry is not None and cell.stochastic and other_noise:
         # The carry brings its own noise, or none, whatever the key says.
         other = jax.random.key(0) if key is None else None
         initial = start(cell, params, batch_shape, other)
@@ -147,10 +148,6 @@ def _laid(carry: Carry, batch_shape: tuple[int, ...], rows: tuple[Any, ...]) -> 
         return jax.sharding.reshard(a, PartitionSpec(*rows, *[None] * (a.ndim - len(rows))))
 
     return jax.tree.map(lay, carry)
-
-
-def _same_structure(a: Any, b: Any) -> bool:
-    return jax.tree.structure(a) == jax.tree.structure(b)
 
 
 def _boundaries(begins: Array, reverse: bool) -> Array:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.cells.base import Carry, Cell, Params, shapes_of
 from jaxlstm.unroll.associative import prefixes
 from jaxlstm.unroll.checks import check_parallel
 from jaxlstm.unroll.scan import choose, entered
@@ -282,5 +282,4 @@ class _Problem(NamedTuple):
 
     def _like(self) -> Any:
         """The carry of one row, as shapes."""
-        params = jax.eval_shape(self.cell.init, jax.random.key(0))
-        return jax.eval_shape(lambda params: self.cell.initial_carry(params, ()), params)
+        return jax.eval_shape(self.cell.initial_carry, shapes_of(self.cell), ())
