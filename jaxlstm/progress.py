@@ -2,20 +2,32 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 PLAIN_LINES = 10
 
 
-class Bar:
-    """A progress bar with a few figures beside it.
+class _Drawn(Progress):
+    """A bar, and below it the figures, of which a narrow terminal shows the first."""
 
-    On a terminal it is drawn in place. Elsewhere `update` prints a line each tenth of the way, so
-    that a log stays short.
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
+class Bar:
+    """A progress bar with a few figures.
+
+    On a terminal it is drawn in place, the figures below it. Elsewhere `update` prints a line each
+    tenth of the way, so that a log stays short.
 
     Args:
         title: what is computed.
@@ -43,11 +55,12 @@ class Bar:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._quiet:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
+            self._bar = _Drawn(
+                TextColumn(
+                    "{task.description}", table_column=Column(overflow="ellipsis"), markup=False
+                ),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
                 TimeRemainingColumn(compact=True),
                 TextColumn("left"),
                 console=self._console,

@@ -19,11 +19,13 @@ appended, and a line that was cut short is not read. Numbers that are not finite
 Format versions: 1; 2 since checkpoints carry the hashes of their files.
 """
 
+import hashlib
 import math
 import os
 import platform
 import re
 import subprocess
+import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -77,6 +79,24 @@ class Aim(msgspec.Struct, frozen=True):
     larger: bool
 
 
+class Sizes(msgspec.Struct, frozen=True):
+    """What a network reads and gives: with its config, enough to build it without its data.
+
+    Args:
+        input_size: features of one step, or the number of symbols.
+        output_size: outputs of one step.
+        tokens: whether it reads symbols.
+        every_step: whether it has an output for every step.
+        frame: height and width where its steps are frames.
+    """
+
+    input_size: int
+    output_size: int
+    tokens: bool
+    every_step: bool
+    frame: tuple[int, int] | None = None
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What ran, where, with what, and how it ended.
 
@@ -95,10 +115,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         git_revision: of the library, where it runs from a checkout.
         versions: of Python and the packages that the numbers depend on.
         parameters: how many the network has; None where there is not one alone.
+        sizes: what that network reads and gives; None where there is not one alone.
         summary: the scores.
         baselines: scores of simple predictors, named "memoryless mse", to be drawn as lines.
         aim: the score that a training goes for; None elsewhere.
         data: the SHA-256 of the files at `task.path`; None where there is none.
+        config: the SHA-256 of what `config.toml` says, as from `config_sum`.
         reason: why the run failed, or could not go on; None otherwise.
         cell_steps_per_second: how fast a training was, over all seeds: units of the network times
             time steps of the sequences that it learnt from, forward, backward and update. None
@@ -119,10 +141,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     git_revision: str | None
     versions: dict[str, str]
     parameters: int | None = None
+    sizes: Sizes | None = None
     summary: list[Score] = []
     baselines: dict[str, float] = {}
     aim: Aim | None = None
     data: str | None = None
+    config: str | None = None
     reason: str | None = None
     cell_steps_per_second: float | None = None
 
@@ -164,6 +188,7 @@ def create(
     seeds: Sequence[int],
     device: str,
     parameters: int | None = None,
+    sizes: Sizes | None = None,
     baselines: Mapping[str, float] | None = None,
     symbols: str | None = None,
     aim: Aim | None = None,
@@ -181,6 +206,7 @@ def create(
         seeds: the seeds.
         device: what computes.
         parameters: how many the network has.
+        sizes: what it reads and gives.
         baselines: scores of simple predictors, of which those that are finite are kept.
         symbols: the characters of a text, in the order of their numbers; None elsewhere.
         aim: the score that a training goes for.
@@ -206,15 +232,37 @@ def create(
         git_revision=_git_revision(),
         versions=_versions(),
         parameters=parameters,
+        sizes=sizes,
         baselines={k: v for k, v in (baselines or {}).items() if math.isfinite(v)},
         aim=aim,
         data=data,
+        config=config_sum(config),
     )
     write_text(Path(folder) / "config.toml", config)
     if symbols is not None:
         _write_json(Path(folder) / "symbols.json", symbols)
     _write_json(Path(folder) / "manifest.json", manifest)
     return manifest
+
+
+def config_sum(text: str) -> str:
+    r"""The SHA-256 of what a config says: not of how it is written, nor of `train.steps`.
+
+    A run may go on with more of these, and is killed before or after they are written down.
+
+    Examples:
+        >>> begun = config_sum("seeds = 1\n[train]\nsteps = 8")
+        >>> config_sum("seeds = 1\ntrain = { steps = 9 }  # more") == begun
+        True
+        >>> config_sum("seeds = 2\n[train]\nsteps = 8") == begun
+        False
+    """
+    said = tomllib.loads(text)
+    train = said.get("train")
+    if isinstance(train, dict):
+        train.pop("steps", None)
+    plain = msgspec.json.encode(said, order="deterministic")
+    return hashlib.sha256(plain).hexdigest()
 
 
 def read_manifest(folder: str | Path) -> Manifest:

@@ -97,10 +97,7 @@ def read_text(path: str) -> str:
         ) from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        where = "" if Path(path).is_absolute() else f" in '{Path.cwd()}'"
-        raise UserError(
-            f"task.path: cannot read '{path}'{where} as a text file ({reason})"
-        ) from error
+        raise UserError(f"task.path: cannot read '{path}' as a text file ({reason})") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -96,7 +96,8 @@ def test_a_text_that_is_not_there_is_named_before_anything_is_written(room, caps
     Path("text.toml").write_text(text)
     before = written(room)
     assert cli.main(["run", "small.toml", "text.toml"]) == 2
-    assert "text.toml: task.path: cannot read 'no.txt'" in capsys.readouterr().err
+    missing = Path("no.txt").absolute()
+    assert f"text.toml: task.path: cannot read '{missing}'" in capsys.readouterr().err
     assert written(room) == before
 
 

@@ -88,6 +88,7 @@ REFUSED = [
         'did you mean "sgd"?',
     ),
     ("1e-3", "0.0", "optimizer.learning_rate: expected float > 0.0, got 0.0"),
+    ("1e-3", "1e300", "optimizer.learning_rate: expected float <= 1e+30, got 1e+300"),
     ("1e-3", "nan", "optimizer.learning_rate: expected a finite number, got nan"),
     ("1e-3", "inf", "optimizer.learning_rate: expected a finite number, got inf"),
     (
@@ -159,6 +160,24 @@ def test_overrides_reach_every_depth_and_leave_text_as_it_is():
     assert loaded.optimizer.learning_rate == 0.03
     assert loaded.seed_list == (3, 7)
     assert loaded.sample == config.Sample(prompt="true")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        'kind = "characters", path = "my data"',
+        'kind = "forecast", target = "x", path = "my data"',
+        'kind = "moving-digits", path = "my data"',
+    ],
+)
+def test_a_path_is_that_of_the_working_folder_from_then_on(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = GOOD.replace('kind = "adding", length = 10', task)
+    loaded = config.loads(text)
+    assert loaded.task.path == str(tmp_path / "my data")
+    monkeypatch.chdir("/")
+    assert config.loads(config.dumps(loaded)) == loaded
+    assert config.loads(text.replace("my data", "~/x")).task.path == str(Path.home() / "x")
 
 
 def test_files_that_are_no_configs(tmp_path):

@@ -209,3 +209,23 @@ def test_the_network_of_1997_goes_into_our_own_file_alone(tmp_path, capsys):
         said = capsys.readouterr().err.strip()
         assert "export: `cell` must be made of" in said
         assert "\n" not in said
+
+
+def test_a_forecast_is_exported_without_its_table(tmp_path, capsys):
+    pytest.importorskip("safetensors")
+    text = CONFIGS["features"].splitlines()
+    task = (
+        'task = { kind = "forecast", path = "my.csv", target = "x", horizons = [1, 2], window = 8 }'
+    )
+    text = [task if line.startswith("task") else line for line in text]
+    table = tmp_path / "my.csv"
+    table.write_text("\n".join(["x", *(str(t % 7) for t in range(200))]))
+    (tmp_path / "run.toml").write_text("\n".join(text).replace("my.csv", str(table)))
+    folder = tmp_path / "run"
+    assert cli.main(["run", str(tmp_path / "run.toml"), "--out", str(folder), "--quiet"]) == 0
+    ready, states = training.restore(folder)
+    table.unlink()
+    capsys.readouterr()
+    arrays, _ = jl.convert.safetensors.read(exported(folder, "safetensors", capsys))
+    np.testing.assert_array_equal(arrays["readout.kernel"], states[-1].params.readout.kernel)
+    assert arrays["readout.kernel"].shape == (3, ready.task.output_size)

@@ -123,7 +123,7 @@ def test_a_run_goes_on_over_another_mesh(alone, tmp_path, capsys):
     np.testing.assert_allclose(losses(out)[:4], alone[:4], rtol=1e-4)
     assert config.load(out / "config.toml").train.mesh == Mesh(data=2)
     assert main(["run", "--resume", str(out), "--train.batch-size", "3"]) == 2
-    assert "--train.mesh and --train.steps excepted" in capsys.readouterr().err
+    assert "--train.mesh, --train.steps and --task.path excepted" in capsys.readouterr().err
 
 
 # -- several processes

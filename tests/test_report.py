@@ -466,6 +466,19 @@ def test_curves_are_numpys_mean_and_range_over_the_finite_seeds(training):
     assert "From step 960 on, 1 of 5 seeds are not always finite" in figure["caption"]
 
 
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([None, 1.0], "1 of 2 seeds are not always finite; the mean is over the others."),
+        ([None, None], "2 of 2 seeds are not always finite."),
+        ([None], "values are not always finite."),
+    ],
+)
+def test_where_no_seed_is_finite_there_are_no_others(values, words):
+    records = [curves.Record(4, "train", {"loss": values})]
+    assert curves.figures(records, {})["scores"].caption.endswith(f"From step 4 on, {words}")
+
+
 def test_baselines_stand_in_the_panel_of_their_metric(training):
     figure = json.loads((training / "figures" / "scores.json").read_text())
     found = {

@@ -282,7 +282,7 @@ def test_a_run_that_is_killed_goes_on_one_that_fails_is_named_and_no_other_is_lo
     given = ["small.toml", "--optimizer.learning_rate", "[1e-3, 1e30]", "--train.steps", "6000"]
     given += ["--train.steps_per_dispatch", "400", "--train.log_every", "400"]
     given += ["--train.checkpoint_every", "400"]
-    killed, failed = "learning_rate-0.001_seed-0", "learning_rate-1e-30_seed-0"
+    killed, failed = "learning_rate-0.001_seed-0", "learning_rate-1e30_seed-0"
     strike(Path("s"), killed, after=800)
     assert cli.main(["sweep", *given, "--out", "s", "--retries", "1"]) == 1
     out, err = capsys.readouterr()

@@ -11,6 +11,7 @@ import pytest
 from jaxlstm import config, runs, training
 from jaxlstm.config import Counting, DelayedXOR, Reber
 from jaxlstm.tasks import build
+from jaxlstm.tasks.reber import toss
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -68,6 +69,11 @@ def test_reber_strings_are_those_of_the_grammar_with_its_chances():
     for string, choices in (("BTBTXSETE", 4), ("BPBPVVEPE", 4), ("BTBTSXXVVETE", 7)):
         expected = 4000 / 2**choices
         assert abs(strings.count(string) - expected) < 5 * math.sqrt(expected)
+
+
+def test_reber_tosses_its_coins_in_blocks_as_one_by_one():
+    one, many = np.random.default_rng(3), toss(3)
+    assert [next(many) for _ in range(9000)] == [one.integers(2) for _ in range(9000)]
 
 
 def test_reber_sets_of_what_may_come_are_those_of_the_language():

@@ -314,6 +314,19 @@ def test_a_run_in_half_precision_learns_and_goes_on_bit_for_bit(tmp_path):
     assert runs.read_manifest(tmp_path / "whole").summary[0].mean < 0.1  # 0.17 without learning
 
 
+def test_a_run_does_not_go_on_with_a_config_that_was_changed(tmp_path):
+    folder = tmp_path / "run"
+    made = training.prepare(experiment())
+    training.loop._create(folder, made, made.states(), config.Mesh())
+    path = folder / "config.toml"
+    text = path.read_text()
+    path.write_text(text.replace("learning_rate = 0.01", "learning_rate = 0.02"))
+    with pytest.raises(UserError, match=r"run/config.toml' was changed since the run began"):
+        training.resume(folder, quiet=True)
+    path.write_text(f"# a word of mine\n{text}")
+    assert training.resume(folder, quiet=True).state == "finished"
+
+
 @pytest.mark.parametrize(
     ("changes", "steps", "said"),
     [

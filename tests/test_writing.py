@@ -15,6 +15,7 @@ import pytest
 from jaxlstm import cli, config, runs, training
 from jaxlstm.tasks import characters
 from jaxlstm.training import checkpoints, sampling
+from jaxlstm.training.restore import trained as trained_network
 
 TEXT = """
 kind = "training"
@@ -74,13 +75,13 @@ def test_dice_and_seeds_make_another_text(said):
 def test_its_letters_are_drawn_from_what_the_network_predicts(trained, monkeypatch):
     """Letter by letter: the frequencies of many draws against softmax over whole sequences."""
     monkeypatch.chdir(trained)
-    ready, states = training.restore("run", data=False)
-    prompt = ready.task.encode("ab")
-    logits = ready.network.apply(states[0].params, jnp.asarray(prompt)[None])[0, -1]
+    ready = trained_network("run")
+    prompt, params = characters.Vocabulary(ready.symbols).encode("ab"), ready.params(None)
+    logits = ready.network.apply(params, jnp.asarray(prompt)[None])[0, -1]
     wanted = np.asarray(jax.nn.softmax(logits / 4.0))
     speak = sampling.build(ready.network, 1)
     keys = jax.random.split(jax.random.key(5), 4000)
-    draw = jax.jit(jax.vmap(lambda key: speak(states[0].params, key, jnp.asarray(prompt), 4.0)))
+    draw = jax.jit(jax.vmap(lambda key: speak(params, key, jnp.asarray(prompt), 4.0)))
     many = draw(keys)
     found = np.bincount(np.asarray(many).ravel(), minlength=len(wanted)) / 4000
     assert abs(found - wanted).max() < 5 * 0.5 / np.sqrt(4000)
@@ -136,14 +137,14 @@ def test_the_characters_are_kept_in_the_order_of_their_numbers(trained):
 
 
 def test_a_run_without_them_asks_for_its_text(trained, tmp_path, monkeypatch, capsys):
-    """Folders of before this file was written have the text alone."""
+    """Folders of before it was written down have the text alone."""
     shutil.copytree(trained / "run", tmp_path / "run")
     (tmp_path / "run" / "symbols.json").unlink()
+    runs.update_manifest(tmp_path / "run", sizes=None)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["sample", "run"]) == 2
-    assert "sample: task.path: cannot read 'my.txt'" in capsys.readouterr().err
-    Path("my.txt").write_text("abécd\n" * 60, encoding="utf-8")
-    assert cli.main(["sample", "run"]) == 0
+    line = f"sample: task.path: cannot read '{trained / 'my.txt'}'"
+    assert line in capsys.readouterr().err
     (tmp_path / "run" / "symbols.json").write_text("[1]")
     assert cli.main(["sample", "run"]) == 2
     assert "symbols.json': expected a JSON string" in capsys.readouterr().err
@@ -154,22 +155,25 @@ def test_a_run_does_not_go_on_with_another_alphabet(trained, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     runs.update_manifest("run", state="interrupted")
     Path("my.txt").write_text("abxcd\n" * 60, encoding="utf-8")
-    assert cli.main(["run", "--resume", "run", "--quiet"]) == 2
+    assert cli.main(["run", "--resume", "run", "--quiet", "--task.path", "my.txt"]) == 2
     assert "that 'run' is trained on has other characters now" in capsys.readouterr().err
 
 
-def test_the_sizes_without_the_text_are_those_with_it(tmp_path):
-    path = tmp_path / "my.txt"
-    path.write_text("the quick brown fox\n" * 60, encoding="utf-8")
-    spec = config.Characters(path=str(path), window=50)
-    task = characters.build(spec)
-    alone = characters.without_text(task.symbols, spec)
-    assert (alone.symbols, alone.input_size, alone.output_size) == (
-        task.symbols,
-        task.input_size,
-        task.output_size,
-    )
-    assert alone.decode(task.encode("quick fox")) == "quick fox"
+def test_a_folder_of_before_does_without_its_text_too(said, trained, tmp_path, monkeypatch):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    wanted = said()
+    monkeypatch.chdir(tmp_path)
+    runs.update_manifest("run", sizes=None)
+    assert said() == wanted
+
+
+def test_a_prompt_that_the_text_has_not_is_told_by_the_run_too(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    Path("line.txt").write_text("abécd " * 60, encoding="utf-8")
+    short = ["--train.steps", "2", "--task.path", "line.txt", "--sample.prompt", "b\n"]
+    assert cli.main(["run", "text.toml", "--out", "line", *short]) == 0
+    told = "sample.prompt: read as unknown, since the text has none of them: '\\n'"
+    assert capsys.readouterr().out.count(told) == 1
 
 
 @pytest.mark.slow
@@ -203,12 +207,19 @@ checkpoints.save(sys.argv[2], 3, jax.device_put(ready.states(), everywhere), 0.1
 def test_a_run_does_not_go_on_with_another_text(trained, tmp_path, monkeypatch, capsys):
     shutil.copytree(trained / "run", tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    Path("my.txt").write_text("abécd\n" * 60, encoding="utf-8")
+    (tmp_path / "elsewhere").mkdir()
+    text = Path("elsewhere/my.txt")
+    text.write_text("abécd\n" * 60, encoding="utf-8")
     runs.update_manifest("run", state="interrupted")
-    assert cli.main(["run", "--resume", "run", "--quiet"]) == 0
+    resume = ["run", "--resume", "run", "--quiet", "--task.path"]
+    assert cli.main([*resume, str(text)]) == 0
     runs.update_manifest("run", state="interrupted")
+    monkeypatch.chdir("elsewhere")
+    resume[2] = "../run"
+    assert cli.main([*resume, "my.txt"]) == 0
+    runs.update_manifest("../run", state="interrupted")
     with Path("my.txt").open("a", encoding="utf-8") as file:
         file.write("abécd\n")
     capsys.readouterr()
-    assert cli.main(["run", "--resume", "run", "--quiet"]) == 2
-    assert "the data that 'run' is trained on are others now" in capsys.readouterr().err
+    assert cli.main([*resume, "my.txt"]) == 2
+    assert "the data that '../run' is trained on are others now" in capsys.readouterr().err

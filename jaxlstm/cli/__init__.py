@@ -137,12 +137,12 @@ def _read(
 
 def _run(command: Run, overrides: Overrides, line: str) -> int:
     if command.resume:
-        names = [name for name, _ in overrides if name != "train.steps"]
+        names = [name for name, _ in overrides if name not in ("train.steps", "task.path")]
         others = [name for name in names if not name.startswith("train.mesh")]
         if command.configs or others or command.seeds or command.out or command.tensorboard:
             raise UserError(
                 "--resume: expected run folders alone, a run goes on with its own config, "
-                "--train.mesh and --train.steps excepted"
+                "--train.mesh, --train.steps and --task.path excepted"
             )
         for folder in command.resume:
             runs.read_manifest(folder)

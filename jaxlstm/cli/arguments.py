@@ -37,7 +37,7 @@ class Run:
     """How many seeds, 0, 1, and so on; or a list of them, such as [3,7]."""
     resume: Folders = ()
     """Go on with these runs from their last checkpoints, bit for bit, instead of new ones; beyond
-    their end where --train.steps says so."""
+    their end where --train.steps says so, with their data at --task.path if those have moved."""
     out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """The run folder; runs/NAME-DATE-TIME if left out."""
     quiet: bool = False

@@ -9,7 +9,8 @@ LARGEST = 2**31 - 1
 
 Steps = Annotated[int, Meta(ge=1, le=LARGEST)]
 Width = Annotated[int, Meta(ge=1, le=65_536)]
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e30)]
+"""A number that float32 holds, with room for what it is multiplied with."""
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
 Seed = Annotated[int, Meta(ge=0, le=LARGEST)]

@@ -76,7 +76,7 @@ class AdamW(_Optimizer, frozen=True, tag="adamw"):
         eps: what keeps the quotient finite.
     """
 
-    weight_decay: Annotated[float, Meta(ge=0)]
+    weight_decay: Annotated[float, Meta(ge=0, le=1e30)]
     b1: Share = 0.9
     b2: Share = 0.999
     eps: Positive = 1e-8

@@ -1,10 +1,26 @@
 """What a network is trained on."""
 
+import contextlib
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
+from msgspec.structs import force_setattr
 
 from jaxlstm.config.base import Kind, Seed, Share
+
+
+class _Own(Kind, frozen=True):
+    """A task whose data may be the user's own, at `path`: of the working folder, once and for all.
+
+    So a run goes on from wherever it is called, and from wherever its folder has been moved.
+    """
+
+    def __post_init__(self) -> None:
+        path = getattr(self, "path", None)
+        if path is not None:
+            with contextlib.suppress(OSError, RuntimeError):  # no working folder, nobody's home
+                force_setattr(self, "path", str(Path(path).expanduser().absolute()))
 
 
 class Adding(Kind, frozen=True, tag="adding"):
@@ -129,7 +145,7 @@ class DelayedXOR(Kind, frozen=True, tag="delayed-xor"):
             )
 
 
-class Characters(Kind, frozen=True, tag="characters"):
+class Characters(_Own, frozen=True, tag="characters"):
     """A character language model (`jaxlstm.tasks.characters`).
 
     Args:
@@ -143,7 +159,7 @@ class Characters(Kind, frozen=True, tag="characters"):
     holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1
 
 
-class JapaneseVowels(Kind, frozen=True, tag="vowels"):
+class JapaneseVowels(_Own, frozen=True, tag="vowels"):
     """Japanese Vowels: which of nine speakers said it (`jaxlstm.tasks.vowels`).
 
     Args:
@@ -153,7 +169,7 @@ class JapaneseVowels(Kind, frozen=True, tag="vowels"):
     path: str | None = None
 
 
-class Forecast(Kind, frozen=True, kw_only=True, tag="forecast"):
+class Forecast(_Own, frozen=True, kw_only=True, tag="forecast"):
     """Forecasts from a table of numbers over time (`jaxlstm.tasks.forecast`).
 
     Args:
@@ -196,6 +212,7 @@ class Forecast(Kind, frozen=True, kw_only=True, tag="forecast"):
     order: Annotated[int, Meta(ge=1, le=10_000)] = 20
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.source is None and self.path is None:
             raise ValueError("expected `source` or `path`, got neither")
         if self.source is None and self.target is None:
@@ -214,7 +231,7 @@ class Forecast(Kind, frozen=True, kw_only=True, tag="forecast"):
             )
 
 
-class Music(Kind, frozen=True, tag="music"):
+class Music(_Own, frozen=True, tag="music"):
     """Polyphonic music: which of 88 keys sound next (`jaxlstm.tasks.music`).
 
     Args:
@@ -227,7 +244,7 @@ class Music(Kind, frozen=True, tag="music"):
     window: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
-class Digits(Kind, frozen=True, tag="digits"):
+class Digits(_Own, frozen=True, tag="digits"):
     """Images as sequences: which digit is it (`jaxlstm.tasks.digits`).
 
     Args:
@@ -241,7 +258,7 @@ class Digits(Kind, frozen=True, tag="digits"):
     permuted: bool = False
 
 
-class MovingDigits(Kind, frozen=True, tag="moving-digits"):
+class MovingDigits(_Own, frozen=True, tag="moving-digits"):
     """Moving digits: the next frame of a small video (`jaxlstm.tasks.moving_digits`).
 
     Args:
@@ -261,6 +278,7 @@ class MovingDigits(Kind, frozen=True, tag="moving-digits"):
     path: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size > self.canvas:
             raise ValueError(f"size: expected int <= canvas = {self.canvas}, got {self.size}")
 

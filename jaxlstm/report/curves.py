@@ -256,7 +256,8 @@ def _caption(measured: Measured, names: Sequence[str], *, lines: str = "") -> st
         if value is None or not math.isfinite(value)
     }
     if lost:
-        which = f"{len({seed for _, seed in lost})} of {seeds} seeds" if seeds > 1 else "values"
-        others = "; the mean is over the others" if seeds > 1 else ""
+        gone = len({seed for _, seed in lost})
+        which = f"{gone} of {seeds} seeds" if seeds > 1 else "values"
+        others = "; the mean is over the others" if gone < seeds else ""
         text.append(f"From step {number(min(lost)[0])} on, {which} are not always finite{others}.")
     return " ".join(text)

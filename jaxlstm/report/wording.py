@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _IN_TEXT = re.compile(r"(?<![\w.+-])-?\d+(\.\d+)?([eE][+-]?\d+)?(?![\w.])")
@@ -67,3 +68,21 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Write whole numbers, three and more that follow on each other by the first and the last.
+
+    Examples:
+        >>> listed(range(200)), listed([0, 1, 2, 3, 7]), listed([3, 4])
+        ('0 to 199', '0 to 3, 7', '3, 4')
+    """
+    spans: list[list[int]] = []
+    for value in numbers:
+        if spans and value == spans[-1][-1] + 1:
+            spans[-1].append(value)
+        else:
+            spans.append([value])
+    return ", ".join(
+        f"{span[0]} to {span[-1]}" if len(span) > 2 else ", ".join(map(str, span)) for span in spans
+    )

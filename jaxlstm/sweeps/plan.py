@@ -88,7 +88,9 @@ def _short(name: str, names: list[str]) -> str:
 
 def _stem(values: Mapping[str, Any]) -> str:
     """A file name that says the values, shortened where it is long."""
-    words = [re.sub(r"[^A-Za-z0-9._]+", "-", f"{k}-{said(v)}") for k, v in values.items()]
+    # A hyphen in the place of a plus would make 1e-30 of 1e+30.
+    said_of = {key: said(value).replace("+", "") for key, value in values.items()}
+    words = [re.sub(r"[^A-Za-z0-9._]+", "-", f"{k}-{value}") for k, value in said_of.items()]
     stem = "_".join(words).strip("-._")
     return stem if len(stem) <= LONGEST - 10 else f"{stem[: LONGEST - 20]}-{_digest(values)}"
 

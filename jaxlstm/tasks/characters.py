@@ -110,32 +110,6 @@ def build(config: "Characters") -> Task:
             f"{config.holdout}; leave it out, or give task.path"
         )
     texts = shakespeare.split() if config.path is None else split_file(config.path, config.holdout)
-    return over(texts, config)
-
-
-def without_text(symbols: str, config: "Characters") -> Task:
-    """Build the task of a text that is not at hand: of the same sizes, with the same characters.
-
-    Args:
-        symbols: the characters in the order of their numbers, the stand-in last.
-        config: that of the text.
-
-    Returns:
-        A task whose data mean nothing: to read what was trained on the text, and to write more.
-
-    Examples:
-        >>> from jaxlstm.config import Characters
-        >>> task = without_text("abn" + STAND_IN, Characters(path="lost.txt", window=8))
-        >>> task.decode(task.encode("ban")), task.input_size
-        ('ban', 4)
-    """
-    characters = symbols.removesuffix(STAND_IN) or STAND_IN
-    text = characters * (config.window // len(characters) + 1)
-    return over(shakespeare.Split(text, text, text), config)
-
-
-def over(texts: shakespeare.Split, config: "Characters") -> Task:
-    """Build the task over texts that are at hand: see `build`."""
     window = config.window
     for part, text in zip(texts._fields, texts, strict=True):
         if len(text) <= window:

@@ -15,9 +15,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,10 @@ import orbax.checkpoint as ocp
 from jaxlstm import storage
 from jaxlstm.errors import UserError
 from jaxlstm.training import processes
+from jaxlstm.training.model import Params
 from jaxlstm.training.step import TrainState
 
+T = TypeVar("T")
 KEPT = 2
 SUMS = "sha256.json"
 LINGER = 0.1
@@ -75,7 +77,8 @@ def save(folder: str | Path, step: int, states: Sequence[TrainState], seconds: f
         return path
     try:
         _clear(folder)
-        with _orbax() as checkpointer:
+        # Orbax shall wait for no other process: this one writes and reads by itself.
+        with _orbax(ocp.StandardCheckpointer(multiprocessing_options=_alone())) as checkpointer:
             checkpointer.save(part, content)
         storage.replace(part / SUMS, json.dumps(_sums(part), indent=1).encode())
         # The arrays are on the disk already, in folders `d`; what describes them is not.
@@ -106,16 +109,33 @@ def latest(folder: str | Path, like: Sequence[TrainState]) -> Checkpoint | None:
     Raises:
         UserError: when there are checkpoints but none can be read.
     """
-    skipped = []
     wanted = jax.eval_shape(plain, like)
+    found = _readable(folder, lambda path: _read(path, wanted))
+    if found is None:
+        return None
+    path, (states, seconds), skipped = found
+    return Checkpoint(states, int(path.name), seconds, skipped)
+
+
+def params(folder: str | Path, like: Sequence[Params]) -> list[Params] | None:
+    """Read the parameters alone, of which a network is made, as `latest` reads the states."""
+    content = {"states": [{"params": one} for one in like]}
+    found = _readable(folder, lambda path: _restore(path, content)["states"])
+    return None if found is None else [state["params"] for state in found[1]]
+
+
+def _readable(folder: str | Path, read: Callable[[Path], T]) -> tuple[Path, T, list[Path]] | None:
+    """The latest checkpoint that is whole and can be read, and those after it that cannot."""
+    skipped = []
     for path in _found(folder):
         # A damaged file makes orbax and what lies below it raise anything at all.
         try:
-            states, seconds = _read(path, wanted)
+            sums = path / SUMS
+            if sums.exists() and json.loads(sums.read_bytes()) != _sums(path):
+                raise ValueError(f"'{path}' is damaged")
+            return path, read(path), skipped
         except Exception:
             skipped.append(path)
-            continue
-        return Checkpoint(states, int(path.name), seconds, skipped)
     if skipped:
         raise UserError(f"no checkpoint in '{_room(folder)}' can be read for this config")
     return None
@@ -134,8 +154,6 @@ def _read(path: Path, wanted: Sequence[TrainState]) -> tuple[list[TrainState], f
     """Read a checkpoint of any format version."""
     content = {"seconds": np.float64(0), "states": [state._asdict() for state in wanted]}
     if (path / SUMS).exists():
-        if json.loads((path / SUMS).read_bytes()) != _sums(path):
-            raise ValueError(f"'{path}' is damaged")
         found = _restore(path, content)
     else:  # version 1 had no hashes, and at first no stop rules
         try:
@@ -150,6 +168,7 @@ def _read(path: Path, wanted: Sequence[TrainState]) -> tuple[list[TrainState], f
 
 
 def _restore(path: Path, content: Any) -> Any:
+    """Read what `content` names of a checkpoint, which may have more."""
     # The program that saved may have had more devices than this one has, or fewer.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -158,8 +177,14 @@ def _restore(path: Path, content: Any) -> Any:
             return leaf
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
-    with _orbax() as checkpointer:
-        found = checkpointer.restore(path, jax.tree.map(placed, content))
+    wanted = jax.tree.map(placed, content)
+    arguments = ocp.args.PyTreeRestore(
+        wanted, ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+    )
+    alone = _alone()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with _orbax(ocp.Checkpointer(handler, multiprocessing_options=alone)) as checkpointer:
+        found = checkpointer.restore(path, arguments)
     freed = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), found["states"])
     return {**found, "states": freed}
 
@@ -179,7 +204,7 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _orbax() -> Iterator[ocp.StandardCheckpointer]:
+def _orbax(checkpointer: ocp.Checkpointer) -> Iterator[ocp.Checkpointer]:
     """Let orbax work, and leave no word of what it leaves behind when it gives up: it raises."""
     loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
     before = [logger.level for logger in loggers], sys.unraisablehook
@@ -188,8 +213,7 @@ def _orbax() -> Iterator[ocp.StandardCheckpointer]:
     sys.unraisablehook = lambda _: None
     failed = None
     try:
-        # Orbax shall wait for no other process: this one writes and reads by itself.
-        with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
+        with checkpointer:
             yield checkpointer
     except Exception as error:
         # Its tasks complain when they are gone, and what was raised holds on to them.

@@ -9,8 +9,7 @@ import numpy as np
 from jaxlstm import convert
 from jaxlstm.errors import UserError
 from jaxlstm.training import model
-from jaxlstm.training.prepare import Training
-from jaxlstm.training.restore import of_seed, restore
+from jaxlstm.training.restore import Trained, trained
 
 FILES = {
     "onnx": "model.onnx",
@@ -48,13 +47,13 @@ def export(
     """
     folder = Path(folder)
     try:
-        training, states = restore(folder, data=False)
+        found = trained(folder)
     except UserError as error:
         raise UserError(f"export: {error}") from None
-    params = of_seed(training, states, seed).params
+    params = found.params(seed)
     file = folder / FILES[to] if path is None else Path(path)
     try:
-        WRITERS[to](file, training, params)
+        WRITERS[to](file, found, params)
     except OSError as error:
         raise UserError(f"export: cannot write '{file}' ({error.strerror})") from None
     except (ModuleNotFoundError, ValueError) as error:
@@ -62,13 +61,13 @@ def export(
     return file
 
 
-def _embedding(training: Training, params: model.Params) -> np.ndarray | None:
+def _embedding(found: Trained, params: model.Params) -> np.ndarray | None:
     """A vector for each symbol: learnt, or one-hot; None where inputs are features."""
-    if not training.task.tokens:
+    if not found.sizes.tokens:
         return None
     if params.embedding is not None:
         return np.asarray(params.embedding)
-    return np.eye(training.task.input_size, dtype=np.float32)
+    return np.eye(found.sizes.input_size, dtype=np.float32)
 
 
 def _readout(params: model.Params) -> tuple[np.ndarray, np.ndarray]:
@@ -79,29 +78,29 @@ def _readout(params: model.Params) -> tuple[np.ndarray, np.ndarray]:
     ) if bias is None else np.asarray(bias)
 
 
-def _onnx(file: Path, training: Training, params: model.Params) -> None:
-    _whole(convert.onnx_model.write, file, training, params)
+def _onnx(file: Path, found: Trained, params: model.Params) -> None:
+    _whole(convert.onnx_model.write, file, found, params)
 
 
-def _keras(file: Path, training: Training, params: model.Params) -> None:
-    _whole(convert.keras_model.write, file, training, params)
+def _keras(file: Path, found: Trained, params: model.Params) -> None:
+    _whole(convert.keras_model.write, file, found, params)
 
 
-def _whole(write: Callable[..., None], file: Path, training: Training, params: Any) -> None:
-    network = training.network
+def _whole(write: Callable[..., None], file: Path, found: Trained, params: Any) -> None:
+    network = found.network
     write(
         file,
         network.cell,
         params.cell,
-        embedding=_embedding(training, params),
+        embedding=_embedding(found, params),
         readout=_readout(params),
         every_step=network.every_step,
     )
 
 
-def _torch(file: Path, training: Training, params: model.Params) -> None:
-    arrays = convert.torch.dump(training.network.cell, params.cell, prefix="recurrent.")
-    embedding = _embedding(training, params)
+def _torch(file: Path, found: Trained, params: model.Params) -> None:
+    arrays = convert.torch.dump(found.network.cell, params.cell, prefix="recurrent.")
+    embedding = _embedding(found, params)
     if embedding is not None:
         arrays["embedding.weight"] = embedding
     kernel, arrays["readout.bias"] = _readout(params)
@@ -109,16 +108,16 @@ def _torch(file: Path, training: Training, params: model.Params) -> None:
     convert.safetensors.write(file, arrays, {"framework": "torch"})
 
 
-def _safetensors(file: Path, training: Training, params: model.Params) -> None:
+def _safetensors(file: Path, found: Trained, params: model.Params) -> None:
     others = {"readout.kernel": np.asarray(params.readout.kernel)}
     if params.readout.bias is not None:
         others["readout.bias"] = np.asarray(params.readout.bias)
     if params.embedding is not None:
         others["embedding"] = np.asarray(params.embedding)
-    convert.safetensors.dump(training.network.cell, params.cell, file, others=others)
+    convert.safetensors.dump(found.network.cell, params.cell, file, others=others)
 
 
-WRITERS: dict[str, Callable[[Path, Training, model.Params], None]] = {
+WRITERS: dict[str, Callable[[Path, Trained, model.Params], None]] = {
     "onnx": _onnx,
     "torch": _torch,
     "keras": _keras,

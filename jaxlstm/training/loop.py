@@ -70,6 +70,7 @@ def _create(
         seeds=experiment.seed_list,
         device=device(shape),
         parameters=model.count(states[0].params),
+        sizes=runs.Sizes(*(getattr(training.task, size) for size in runs.Sizes.__struct_fields__)),
         baselines=training.task.baselines,
         symbols=training.task.symbols,
         aim=runs.Aim(training.goal.split, training.goal.metric, training.goal.above is not None),
@@ -101,15 +102,16 @@ def resume(
         quiet: show no progress.
         debug_nans: where numbers stop being finite, find the operation that made the first.
         overrides: keys of the config, as in `config.load`, that this sitting has otherwise: those
-            of `train.mesh`, which change nothing that is learnt, and `train.steps`, which may grow
-            and which the folder keeps.
+            of `train.mesh`, which change nothing that is learnt, `task.path`, where the same data
+            are now, and `train.steps`, which may grow and which the folder keeps.
 
     Returns:
         The manifest at the end.
 
     Raises:
-        UserError: when the folder is no training, another process works in it, its checkpoints
-            cannot be read, one of several processes ends, or the steps cannot be others.
+        UserError: when the folder is no training, another process works in it, its config was
+            changed or its data are others, its checkpoints cannot be read, one of several processes
+            ends, or the steps cannot be others.
     """
     folder = Path(folder)
     manifest = runs.read_manifest(folder)
@@ -117,6 +119,12 @@ def resume(
     begun = config.load(folder / "config.toml")
     if not isinstance(experiment, config.Experiment) or not isinstance(begun, config.Experiment):
         raise UserError(f"--resume: expected the run folder of a training, got '{folder}'")
+    written = runs.config_sum((folder / "config.toml").read_text(encoding="utf-8"))
+    if manifest.config not in (None, written):
+        raise UserError(
+            f"--resume: '{folder}/config.toml' was changed since the run began; give it back its "
+            "values, or begin a new run with it"
+        )
     longer = _longer(begun, experiment)
     if processes.any_of(manifest.state == "finished" and not longer):
         return manifest
@@ -142,8 +150,9 @@ def resume(
             if longer:  # in this order: killed in between, it is a run that has not finished
                 runs.update_manifest(folder, state="interrupted")
                 steps = [("train.steps", str(experiment.train.steps))]
-                kept = config.load(folder / "config.toml", steps)
-                storage.replace(folder / "config.toml", config.dumps(kept).encode())
+                kept = config.dumps(config.load(folder / "config.toml", steps))
+                storage.replace(folder / "config.toml", kept.encode())
+                runs.update_manifest(folder, config=runs.config_sum(kept))
             runs.update_manifest(
                 folder,
                 format_version=runs.FORMAT_VERSION,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from jaxlstm import config, tasks
+from jaxlstm import config, runs, tasks
 from jaxlstm.errors import UserError
 from jaxlstm.training import evaluation, frames, model, optimizers, scores, step
 from jaxlstm.training.step import TrainState
@@ -44,12 +44,30 @@ class Training:
         return [shape for _ in self.experiment.seed_list]
 
 
-def prepare(experiment: config.Experiment, task: tasks.Task | None = None) -> Training:
+def build_network(spec: config.Model, sizes: tasks.Task | runs.Sizes) -> model.Model:
+    """Build the network that a config describes, for a task of these sizes.
+
+    Raises:
+        UserError: when the task has no frames, or no symbols, for it.
+    """
+    if spec.embedding_size is not None and not sizes.tokens:
+        raise UserError("model.embedding_size: expected none, the task's inputs are no symbols")
+    if isinstance(spec, config.ConvLSTM):
+        return frames.build(spec, sizes.frame, every_step=sizes.every_step)
+    return model.build(
+        spec,
+        input_size=sizes.input_size,
+        output_size=sizes.output_size,
+        tokens=sizes.tokens,
+        every_step=sizes.every_step,
+    )
+
+
+def prepare(experiment: config.Experiment) -> Training:
     """Fetch the data of an experiment and check the one against the other; write nothing.
 
     Args:
         experiment: the config.
-        task: in place of the one that the config describes, of the same sizes.
 
     Returns:
         A `Training`.
@@ -63,20 +81,9 @@ def prepare(experiment: config.Experiment, task: tasks.Task | None = None) -> Tr
         >>> len(training.states()), model.count(training.states()[0].params)
         (5, 117)
     """
-    task = task or tasks.build(experiment.task)
+    task = tasks.build(experiment.task)
     goal, goal_seeds = scores.resolve(experiment.goal, task)
-    if isinstance(experiment.model, config.ConvLSTM):
-        network = frames.build(experiment.model, task.frame, every_step=task.every_step)
-    else:
-        network = model.build(
-            experiment.model,
-            input_size=task.input_size,
-            output_size=task.output_size,
-            tokens=task.tokens,
-            every_step=task.every_step,
-        )
-    if experiment.model.embedding_size is not None and not task.tokens:
-        raise UserError("model.embedding_size: expected none, the task's inputs are no symbols")
+    network = build_network(experiment.model, task)
     train = experiment.train
     optimizer = optimizers.build(experiment.optimizer, train.steps)
     update = step.build(

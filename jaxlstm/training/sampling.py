@@ -38,3 +38,13 @@ def build(model: Model, characters: int) -> Callable[[Params, Array, Array, Arra
         return lax.scan(speak, (carry, logits[-1]), jax.random.split(key, characters))[1]
 
     return write
+
+
+def unknown(prompt: str, symbols: str) -> str:
+    """The characters of a prompt that a network does not know, in order; it reads a stand-in.
+
+    Examples:
+        >>> unknown("banana!?", "abn")
+        '!?'
+    """
+    return "".join(sorted(set(prompt) - set(symbols)))

@@ -24,6 +24,7 @@ from jaxlstm.training import (
     mesh,
     processes,
     records,
+    sampling,
     scores,
     seeds,
     step,
@@ -97,6 +98,12 @@ class Sitting:
                 how=self._how,
                 workers=1 if alone else None,
             )
+            prompt, known = getattr(experiment.sample, "prompt", ""), self._training.task.symbols
+            lost = sampling.unknown(prompt, known or "")
+            if lost and self._step == 0:
+                self._bar.say(
+                    f"sample.prompt: read as unknown, since the text has none of them: {lost!r}"
+                )
             if experiment.gradients and self._step == 0:
                 self._measure_gradients(experiment.gradients)
             while not self._done and not processes.any_of(wish.is_set()):
@@ -272,7 +279,8 @@ class Sitting:
         return self._end("finished", summary=summary)
 
     def _end(self, state: runs.State, **changes: Any) -> runs.Manifest:
-        said = f"{self._training.experiment.name}: {state} after {clock(self._seconds())}"
+        seconds = self._seconds()
+        said = f"{self._training.experiment.name}: {state} after {clock(seconds)}"
         if self._rates:
             # The median: what a dispatch takes that compiles first says nothing.
             rate = statistics.median(self._rates)
@@ -281,9 +289,7 @@ class Sitting:
                 f", {rate:,.0f} sequences/s, {changes['cell_steps_per_second']:,.0f} cell-steps/s"
             )
         self._bar.say(said)
-        return runs.update_manifest(
-            self._folder, state=state, seconds=round(self._seconds(), 3), **changes
-        )
+        return runs.update_manifest(self._folder, state=state, seconds=round(seconds, 3), **changes)
 
     def _seconds(self) -> float:
         return self._earlier + time.monotonic() - self._began
@@ -292,9 +298,11 @@ class Sitting:
     def _steps(self) -> float:
         """The steps of a training sequence, padding not among them, in the mean over some."""
         task = self._training.task
-        batch = task.sample(task.data, jax.random.key(0), 64)
-        steps = batch.inputs.shape[1] if batch.lengths is None else batch.lengths.mean()
-        return float(steps)
+        sample = jax.jit(lambda data, key: task.sample(data, key, 64))
+        shape = jax.eval_shape(sample, task.data, jax.random.key(0))
+        if shape.lengths is None:  # nothing is drawn, or compiled, for what is known
+            return float(shape.inputs.shape[1])
+        return float(sample(task.data, jax.random.key(0)).lengths.mean())
 
     @property
     def _cells(self) -> int:

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlstm import config
 from jaxlstm.errors import UserError
+from jaxlstm.tasks.characters import Vocabulary
 from jaxlstm.training import sampling
-from jaxlstm.training.restore import of_seed, restore
+from jaxlstm.training.restore import trained
 
 
 class Written(NamedTuple):
@@ -58,7 +58,7 @@ def write(
     given = {"prompt": prompt, "characters": characters, "temperature": temperature}
     overrides = [(f"sample.{key}", str(value)) for key, value in given.items() if value is not None]
     try:
-        training, states = restore(folder, overrides, data=False)
+        found = trained(folder, overrides)
     except UserError as error:
         line = str(error)
         raise UserError(
@@ -66,14 +66,15 @@ def write(
             if line.startswith("--sample.")
             else f"sample: {line}"
         ) from None
-    task, state = training.task, of_seed(training, states, seed)
-    if task.encode is None or task.decode is None:
-        raise UserError(f"sample: expected a run that was trained on text, got one on {task.name}")
+    if found.symbols is None:
+        kind = type(found.experiment.task).__struct_config__.tag
+        raise UserError(f"sample: expected a run that was trained on text, got one on {kind}")
+    params, vocabulary = found.params(seed), Vocabulary(found.symbols)
     if not 0 <= draw < 2**31:
         raise UserError(f"--draw: expected int >= 0 and < 2^31, got {draw}")
-    sample = training.experiment.sample or config.Sample()
-    heard = jnp.asarray(np.asarray(task.encode(sample.prompt), np.int32))
-    speak = jax.jit(sampling.build(training.network, sample.characters))
-    spoken = speak(state.params, jax.random.key(draw), heard, jnp.float32(sample.temperature))
-    unknown = "".join(sorted(set(sample.prompt) - set(task.symbols or "")))
-    return Written(sample.prompt, task.decode(spoken), unknown)
+    sample = found.experiment.sample or config.Sample()
+    heard = jnp.asarray(vocabulary.encode(sample.prompt))
+    speak = jax.jit(sampling.build(found.network, sample.characters))
+    spoken = speak(params, jax.random.key(draw), heard, jnp.float32(sample.temperature))
+    unknown = sampling.unknown(sample.prompt, found.symbols)
+    return Written(sample.prompt, vocabulary.decode(spoken), unknown)
