@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import page
-from cases import HALF, MAIN, MORE, STREAM
+from cases import MAIN, MORE, SHORT_HALF, STREAM
 
 FOLDER = Path(__file__).parent
 TITLES = {
@@ -193,7 +193,7 @@ def spread(values):
 
 def takes(name, case):
     """Whether an engine is measured on a case."""
-    if case in HALF:
+    if case in SHORT_HALF:
         return name in WITH_HALF
     return case in MAIN or name not in SINGLE
 
@@ -212,12 +212,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", nargs="*", default=list(TITLES), choices=list(TITLES))
-    parser.add_argument("--cases", nargs="*", default=[c.name for c in MAIN + MORE + HALF])
+    parser.add_argument("--cases", nargs="*", default=[c.name for c in MAIN + MORE + SHORT_HALF])
     parser.add_argument("--out", type=Path, default=FOLDER)
     given = parser.parse_args()
     begin, rate, rows = time.perf_counter(), sgemm(), {"float32": [], "bfloat16": []}
     with tempfile.TemporaryDirectory() as folder:
-        for case in [case for case in MAIN + MORE + HALF if case.name in given.cases]:
+        for case in [case for case in MAIN + MORE + SHORT_HALF if case.name in given.cases]:
             names = [name for name in given.engines if takes(name, case)]
             with engines_of(names) as engines:
                 found = measure(case, engines, given.rounds, Path(folder), TOLERANCES[case.dtype])

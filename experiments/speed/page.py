@@ -80,7 +80,7 @@ def summary(rows, engine):
 
 
 def in_half(data):
-    """The same shapes in bfloat16."""
+    """Some of the shapes in bfloat16."""
     yield from ("## In bfloat16", "")
     yield "Parameters, states and outputs in bfloat16. The one JAX peer is the plain scan, whose"
     yield "gates are in bfloat16 too; torch's products use what the processor has for the type."
