@@ -50,6 +50,15 @@ def table(data, rows, call, floor=True):
         yield f"| {row['case']} | " + " | ".join(cells) + " |"
 
 
+def tables(data, groups, floor=True):
+    """The tables of each call, one of each group of cases."""
+    for call, words in CALLS.items():
+        for rows in groups:
+            if rows:
+                yield from (f"{words[0].upper()}{words[1:]}:", "")
+                yield from (*table(data, rows, call, floor), "")
+
+
 def ratios(rows, call, engine):
     """How many times as fast an engine is as the best JAX peer, and as torch, by case."""
     for row in rows:
@@ -86,9 +95,7 @@ def in_half(data):
     yield "gates are in bfloat16 too; torch's products use what the processor has for the type."
     yield ""
     yield from summary(data["half"], "jaxlstm")
-    for call, words in CALLS.items():
-        title = f"{words[0].upper()}{words[1:]}, milliseconds:"
-        yield from (title, "", *table(data, data["half"], call, floor=False), "")
+    yield from ("Milliseconds:", "", *tables(data, [data["half"]], floor=False))
 
 
 def compiled(data):
@@ -189,11 +196,8 @@ def write(folder: Path, data):
         "## Milliseconds",
         "",
     ]
-    for call, words in CALLS.items():
-        for rows in (main, more):
-            if rows:
-                lines += [f"{words[0].upper()}{words[1:]}:", "", *table(data, rows, call), ""]
     lines += [
+        *tables(data, [main, more]),
         "The floor is the matrix products alone (three times those of a forward pass with the",
         f"gradients) at the rate of large products measured in the same run, "
         f"{data['sgemm'] / 1e9:.0f} GFLOP/s.",

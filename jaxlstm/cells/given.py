@@ -45,19 +45,18 @@ def _is_size(size: Any) -> bool:
     return export.is_symbolic_dim(size)
 
 
-def check_input(x: Any, wanted: tuple[int | None, ...]) -> tuple[int, ...]:
-    """The batch shape of one input; refuse what does not end with the shape wanted."""
-    if not isinstance(x, np.ndarray | Array):
-        raise TypeError(f"`x` must be an array, got {type(x).__name__}")
-    rank = len(wanted)
-    features = x.shape[max(x.ndim - rank, 0) :]
-    fits = len(features) == rank and all(
-        size is None or size == given for size, given in zip(wanted, features, strict=True)
+def leading(
+    name: str, shape: tuple[int, ...], order: tuple[str, ...], wanted: tuple[int | None, ...]
+) -> tuple[int, ...]:
+    """What a shape begins with, "*batch" and what else; refuse one that does not end as wanted."""
+    count = len(shape) - len(wanted)
+    fits = count >= len(order) - 1 and all(
+        size is None or size == given for size, given in zip(wanted, shape[count:], strict=True)
     )
     if not fits:
-        sizes = ["*batch", *("any" if size is None else str(size) for size in wanted)]
-        raise ValueError(f"`x` must have shape [{', '.join(sizes)}], got {list(x.shape)}")
-    return x.shape[: x.ndim - rank]
+        sizes = [*order, *("any" if size is None else str(size) for size in wanted)]
+        raise ValueError(f"`{name}` must have shape [{', '.join(sizes)}], got {list(shape)}")
+    return shape[:count]
 
 
 def checked(
@@ -101,7 +100,9 @@ def checked(
 
     @functools.wraps(step)
     def checked_step(params: Any, carry: Any, x: Array) -> Any:
-        wanted, before = shapes(check_input(x, input_shape))
+        if not isinstance(x, np.ndarray | Array):
+            raise TypeError(f"`x` must be an array, got {type(x).__name__}")
+        wanted, before = shapes(leading("x", x.shape, ("*batch",), input_shape))
         check_tree("params", params, wanted)
         check_tree("carry", silent(carry), before)
         return step(params, carry, x)

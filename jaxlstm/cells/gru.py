@@ -17,6 +17,7 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    like,
     net_of,
     serialized,
 )
@@ -147,8 +148,8 @@ def gru(
     def update(carry: GRUCarry, n: Array, z: Array) -> tuple[GRUCarry, Array]:
         z = named(sigma(z), "z")
         new = (1 - z) * named(n, "n") + z * carry.hidden.astype(z.dtype)
-        new = new.astype(carry.hidden.dtype)
-        return GRUCarry(new), new
+        new = like(GRUCarry(new), carry)
+        return new, new.hidden
 
     def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
         return gated_step(params, carry, x, carry.hidden)
@@ -233,8 +234,8 @@ def mgu(
         u_f, u_n = jnp.split(params.recurrent_kernel, 2, axis=-1)
         f = named(sigma(x_f + affine(seen[0], u_f, None, compute)), "f")
         n = named(phi(x_n + affine(f * seen[1].astype(f.dtype), u_n, None, compute)), "n")
-        new = ((1 - f) * carry.hidden.astype(f.dtype) + f * n).astype(carry.hidden.dtype)
-        return GRUCarry(new), new
+        new = like(GRUCarry((1 - f) * carry.hidden.astype(f.dtype) + f * n), carry)
+        return new, new.hidden
 
     def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
         return gated_step(params, carry, x, carry.hidden)

@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import Cell, affine, check_size, described, serialized
+from jaxlstm.cells.base import Cell, affine, check_size, described, like, serialized
 
 
 @serialized
@@ -168,8 +168,7 @@ def _minimal(
 
     def step(params: MinimalParams, carry: MinimalCarry, x: Array) -> tuple[MinimalCarry, Array]:
         decay, written = linear(params, x)
-        new = decay * carry.hidden.astype(decay.dtype) + written
-        new = new.astype(carry.hidden.dtype)
-        return MinimalCarry(new), new
+        new = like(MinimalCarry(decay * carry.hidden.astype(decay.dtype) + written), carry)
+        return new, new.hidden
 
     return Cell(init, initial_carry, step, (input_size,), linear=linear)

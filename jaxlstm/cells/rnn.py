@@ -17,6 +17,7 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     gated_affine,
+    like,
     serialized,
 )
 
@@ -123,8 +124,8 @@ def rnn(
         return gated_affine(hidden, params.recurrent_kernel, 1, compute, more)
 
     def merge(extra: Any, carry: RNNCarry, net: dict[str, Array]) -> tuple[RNNCarry, Array]:
-        new = named(phi(net["z"]), "h").astype(carry.hidden.dtype)
-        return RNNCarry(new), new
+        new = like(RNNCarry(named(phi(net["z"]), "h")), carry)
+        return new, new.hidden
 
     def gated_step(params: Any, carry: RNNCarry, x: Array, hidden: Any) -> tuple[RNNCarry, Array]:
         return merge((), carry, {"z": inputs(params, x) + states(params, hidden)})
@@ -207,8 +208,8 @@ def indrnn(
         z = affine(x, params.kernel, params.bias, compute)
         weight = jnp.broadcast_to(params.recurrent_kernel.astype(compute), seen.shape)
         z = z + weight.astype(z.dtype) * seen.astype(compute).astype(z.dtype)
-        new = named(phi(z), "h").astype(carry.hidden.dtype)
-        return RNNCarry(new), new
+        new = like(RNNCarry(named(phi(z), "h")), carry)
+        return new, new.hidden
 
     def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
         return gated_step(params, carry, x, carry.hidden)

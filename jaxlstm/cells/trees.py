@@ -53,6 +53,8 @@ def check_tree(name: str, given: Any, wanted: Any, *, whole_numbers: bool = True
         raise ValueError(f"`{name}` must be {layout(wanted)}, got {layout(given)}")
 
     def check(path: Any, want: Any, have: Any) -> None:
+        if getattr(have, "shape", None) == want.shape and have.dtype == want.dtype:
+            return  # at once: a step that is not compiled comes here each time
         leaf = f"{name}{jax.tree_util.keystr(path)}"
         shape, dtype = jnp.shape(have), jax.dtypes.result_type(have)
         if shape != want.shape:

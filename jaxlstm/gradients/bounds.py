@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -82,9 +81,8 @@ def bounds(
 
         return lax.map(norm, (carries, inputs))
 
-    for _ in range(along.axis):
-        measure = jax.vmap(measure)
-    logs = jnp.where(along.valid, jnp.log(measure(along.carries, along.inputs)), 0)
+    norms = along.rows(measure)(along.carries, along.inputs)
+    logs = jnp.where(along.valid, jnp.log(norms), 0)
     sums = jnp.flip(jnp.cumsum(jnp.flip(logs, -1), -1), -1)
     return Bounds(
         logs,

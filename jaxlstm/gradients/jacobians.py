@@ -149,9 +149,7 @@ def jacobian_norms(
         last = jnp.log(_norm(start[0], norm))
         return jnp.concatenate([found, last[None]])
 
-    for _ in range(along.axis):
-        measure = jax.vmap(measure)
-    logs = measure(along.carries, along.inputs, along.valid)
+    logs = along.rows(measure)(along.carries, along.inputs, along.valid)
     return logs if log else jnp.exp(logs)
 
 

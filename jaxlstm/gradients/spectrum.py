@@ -126,9 +126,7 @@ def jacobian_spectrum(
         now = steps, known.reshape(chunks, -1)
         return lax.scan(chunk, start, now, reverse=True)[1]
 
-    for _ in range(along.axis):
-        measure = jax.vmap(measure)
-    logs = measure(along.carries, along.inputs, along.valid)
+    logs = along.rows(measure)(along.carries, along.inputs, along.valid)
     times = np.maximum(length - stride * np.arange(chunks, 0, -1), 0)
     return Spectrum(jnp.asarray(times), logs)
 

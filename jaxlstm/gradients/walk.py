@@ -1,6 +1,7 @@
 """The states along a sequence, laid out for measurements that look at one step at a time."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from jax import Array, lax
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell
 from jaxlstm.gradients.trace import check_steps
 from jaxlstm.unroll import unroll
+
+T = TypeVar("T")
 
 
 class Walk(NamedTuple):
@@ -25,6 +28,12 @@ class Walk(NamedTuple):
     inputs: Array
     valid: Array
     axis: int
+
+    def rows(self, measure: Callable[..., T]) -> Callable[..., T]:
+        """A measurement of one row, `[T]` leading, for all rows of the batch."""
+        for _ in range(self.axis):
+            measure = jax.vmap(measure)
+        return measure
 
 
 def walk(

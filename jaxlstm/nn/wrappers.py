@@ -254,8 +254,8 @@ def _cell(layer: RNN | Bidirectional) -> Cell:
     """The cell of a layer; that of both directions is one."""
     if isinstance(layer, RNN):
         return layer.cell
-    merge = "none" if layer.merge_mode is None else layer.merge_mode
-    return bidirectional(layer.forward_layer.cell, layer.backward_layer.cell, merge=merge)
+    cells = layer.forward_layer.cell, layer.backward_layer.cell
+    return bidirectional(*cells, merge=layer.merge_mode or "none")
 
 
 def _split(name: str, state: Any, layers: tuple[RNN, RNN]) -> tuple[Any, Any]:

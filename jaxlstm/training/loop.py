@@ -147,18 +147,20 @@ def resume(
         shape = mesh.resolve(experiment.train.mesh, len(states))
         if processes.lead():
             records.take_back(folder, step)
+            changes = {}
             if longer:  # in this order: killed in between, it is a run that has not finished
                 runs.update_manifest(folder, state="interrupted")
                 steps = [("train.steps", str(experiment.train.steps))]
                 kept = config.dumps(config.load(folder / "config.toml", steps))
                 storage.replace(folder / "config.toml", kept.encode())
-                runs.update_manifest(folder, config=runs.config_sum(kept))
+                changes["config"] = runs.config_sum(kept)
             runs.update_manifest(
                 folder,
                 format_version=runs.FORMAT_VERSION,
                 state="running",
                 reason=None,
                 device=device(shape),
+                **changes,
             )
         else:
             _create(own, training, states, shape)

@@ -56,9 +56,8 @@ def trained(folder: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Tr
     Raises:
         UserError: when the folder is no training, or has no checkpoint.
     """
-    sizes = runs.read_manifest(folder).sizes
-    experiment = _experiment(folder, overrides)
-    symbols = runs.read_symbols(folder)
+    manifest, experiment = _opened(folder, overrides)
+    sizes, symbols = manifest.sizes, runs.read_symbols(folder)
     if sizes is None and symbols:  # folders of before the sizes were written down
         sizes = runs.Sizes(len(symbols), len(symbols), tokens=True, every_step=True)
     elif sizes is None:
@@ -84,16 +83,18 @@ def restore(folder: str | Path) -> tuple[Training, Sequence[TrainState]]:
     Raises:
         UserError: when the folder is no training, or has no checkpoint, or the data cannot be had.
     """
-    training = prepare(_experiment(folder))
+    training = prepare(_opened(folder)[1])
     found = checkpoints.latest(folder, training.shapes())
     if found is None:
         raise UserError(f"there is no checkpoint in '{folder}'")
     return training, found.states
 
 
-def _experiment(folder: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> config.Experiment:
-    runs.read_manifest(folder)
+def _opened(
+    folder: str | Path, overrides: Sequence[tuple[str, str]] = ()
+) -> tuple[runs.Manifest, config.Experiment]:
+    manifest = runs.read_manifest(folder)
     experiment = config.load(Path(folder) / "config.toml", overrides)
     if not isinstance(experiment, config.Experiment):
         raise UserError(f"expected the run folder of a training, got '{folder}'")
-    return experiment
+    return manifest, experiment

@@ -67,7 +67,7 @@ def write(
             else f"sample: {line}"
         ) from None
     if found.symbols is None:
-        kind = type(found.experiment.task).__struct_config__.tag
+        kind = found.experiment.task.__struct_config__.tag
         raise UserError(f"sample: expected a run that was trained on text, got one on {kind}")
     params, vocabulary = found.params(seed), Vocabulary(found.symbols)
     if not 0 <= draw < 2**31:

@@ -37,8 +37,8 @@ def associative_steps(
     decay, written, entry = (a.astype(dtype) for a in (decay, written, first))
     entry = jnp.broadcast_to(entry, decay.shape)
     if laid.reset is not None:
-        initial = jnp.broadcast_to(jax.tree.leaves(laid.initial)[0], decay.shape)
-        initial = initial.astype(dtype)
+        initial = jax.tree.leaves(laid.initial)[0].astype(dtype)
+        initial = jnp.broadcast_to(initial, decay.shape)
         written = choose(laid.reset, decay * initial + written, written)
         begun = lax.cummax(laid.reset.astype(jnp.int8), reverse=options.reverse) > 0
         entry = choose(begun, jnp.zeros_like(entry), entry)

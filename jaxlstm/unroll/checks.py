@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxlstm.cells.base import Carry, Cell, check_choice, check_size
+from jaxlstm.cells.given import leading
 from jaxlstm.cells.trees import check_tree
 
 REMAT_CHUNK = 64
@@ -75,20 +76,11 @@ def check_leaves(name: str, tree: Any) -> None:
 
 def check_inputs(cell: Cell, inputs: Array, time_major: bool) -> tuple[tuple[int, ...], int]:
     """The batch shape and the number of steps of inputs that fit the cell."""
-    rank = len(cell.input_shape)
-    wanted = ", ".join("any" if size is None else str(size) for size in cell.input_shape)
-    layout = f"[T, *batch, {wanted}]" if time_major else f"[*batch, T, {wanted}]"
-    features = inputs.shape[inputs.ndim - rank :]
-    fits = inputs.ndim > rank and all(
-        size is None or size == given
-        for size, given in zip(cell.input_shape, features, strict=True)
-    )
-    if not fits:
-        raise ValueError(f"`inputs` must have shape {layout}, got {list(inputs.shape)}")
+    order = ("T", "*batch") if time_major else ("*batch", "T")
+    before = leading("inputs", inputs.shape, order, cell.input_shape)
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise TypeError(f"`inputs` must be floating point, got {inputs.dtype}")
-    leading = inputs.shape[: inputs.ndim - rank]
-    return (leading[1:], leading[0]) if time_major else (leading[:-1], leading[-1])
+    return (before[1:], before[0]) if time_major else (before[:-1], before[-1])
 
 
 def check_lengths(lengths: Any, batch_shape: tuple[int, ...], length: int) -> Array:
