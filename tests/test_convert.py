@@ -132,6 +132,31 @@ def test_torch_computes_the_same_and_has_the_same_gradients(name, options, ragge
     close(jl.convert.torch.dump(cell, gradients[0]), wanted)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("LSTMCell", {}), ("GRUCell", {"bias": False}), ("RNNCell", {"nonlinearity": "relu"})],
+)
+@pytest.mark.parametrize("prefix", ["", "policy.core."])
+def test_the_cells_of_torch_are_read_too(name, options, prefix):
+    torch = pytest.importorskip("torch")
+    module = getattr(torch.nn, name)(I, H, **options).double()
+    state = {prefix + name: array for name, array in module.state_dict().items()}
+    given = {"nonlinearity": module.nonlinearity} if name == "RNNCell" else {}
+    cell, params = jl.convert.torch.load(state, prefix=prefix, **given)
+    if not prefix:
+        assert jl.convert.torch.load(module)[0] == cell
+    carry, *states = torch_states(cell)
+    x, h = normal(B, I), [torch.tensor(part[0]) for part in states]
+    found = module(torch.tensor(x), tuple(h) if len(h) == 2 else h[0])
+    wanted = found if isinstance(found, tuple) else (found,)
+    after, _ = cell.step(params, carry, x)
+    close(torch_form(after), tuple(part.detach().numpy()[None] for part in wanted))
+    if prefix:
+        with pytest.raises(ValueError, match=r"`prefix` must be one of \['policy.core.'\], got ''"):
+            jl.convert.torch.load(state)
+
+
 def test_a_cell_with_one_bias_takes_both_of_torch():
     torch = pytest.importorskip("torch")
     module = torch.nn.LSTM(I, H)

@@ -1,4 +1,4 @@
-"""Weights of `torch.nn.LSTM`, `GRU` and `RNN`.
+"""Weights of `torch.nn.LSTM`, `GRU` and `RNN`, and of `LSTMCell`, `GRUCell` and `RNNCell`.
 
 For layer k, with the suffix `_reverse` for the backward direction:
 
@@ -11,6 +11,7 @@ For layer k, with the suffix `_reverse` for the backward direction:
 
 The blocks are i, f, g, o for LSTM and r, z, n for GRU, in the same order as ours. Both biases are
 kept, so that a round trip is bit-exact; give a `cell` without `recurrent_bias` to add them up.
+The cells of torch are one layer whose names end without `_l{k}`; they are read, not written.
 `batch_first` is a matter of the data, not of the weights. torch draws no forget bias: what its
 `bias_ih` holds is all there is.
 """
@@ -42,6 +43,7 @@ ALLOWED = {
 }
 
 NAME = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(\d+)(_reverse)?")
+FIRST = re.compile(r"(.*)weight_ih(?:_l0)?")
 
 
 def load(
@@ -81,15 +83,15 @@ def load(
         if nonlinearity is not None:
             check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         state = _state(weights)
-        if f"{prefix}weight_ih_l0" not in state:
-            ends = sorted(name for name in state if str(name).endswith("weight_ih_l0"))
-            others = [name.removesuffix("weight_ih_l0") for name in ends]
+        alone = f"{prefix}weight_ih" in state
+        if not alone and f"{prefix}weight_ih_l0" not in state:
+            others = sorted(match[1] for match in map(FIRST.fullmatch, map(str, state)) if match)
             if others:
                 raise ValueError(f"`prefix` must be one of {others}, got {prefix!r}")
-        ways = _ways(state, prefix)
+        ways = [1] if alone else _ways(state, prefix)
         layers = [
             [
-                _direction(state, prefix, f"_l{k}{end}", nonlinearity, own)
+                _direction(state, prefix, "" if alone else f"_l{k}{end}", nonlinearity, own)
                 for end, own in zip(("", "_reverse"), each, strict=False)
             ]
             for k, each in enumerate(owners(cell, ways))
