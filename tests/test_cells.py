@@ -573,3 +573,13 @@ def test_a_factory_that_is_defined_again_makes_other_cells():
 def test_a_cell_can_be_pickled_and_is_itself(cell):
     assert pickle.loads(pickle.dumps(cell)) == cell
     assert copy.deepcopy(cell) == cell
+
+
+@pytest.mark.parametrize("make", [jl.rnn, jl.indrnn, jl.gru, jl.mgu])
+def test_a_bias_drawn_for_the_gates_of_an_lstm_is_refused_by_other_cells(make):
+    """Eight units make biases of 8, 16 and 24, each of which could be a [4H]."""
+    cell = make(input_size=3, hidden_size=8, bias_init=jl.initializers.chrono(t_max=9))
+    blocks = {jl.rnn: 1, jl.indrnn: 1, jl.gru: 3, jl.mgu: 2}[make]
+    message = f"`bias_init` must draw the bias of {blocks} blocks of 8, got an initialiser for"
+    with pytest.raises(ValueError, match=message):
+        cell.init(jax.random.key(0))

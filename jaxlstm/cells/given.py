@@ -127,6 +127,11 @@ class Drawing:
         """Whether it draws the blocks of all gates as one array."""
         return getattr(self.draw, "joint", False)
 
+    @property
+    def blocks(self) -> int | None:
+        """Of how many gates the bias is that it draws; None where that is all the same."""
+        return getattr(self.draw, "blocks", None)
+
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = "float32") -> Any:
         """What is drawn."""
         try:

@@ -256,17 +256,19 @@ def _parts(
     dtype: Any,
 ) -> tuple[Callable[..., GRUParams], Callable[..., GRUCarry]]:
     """`init` and `initial_carry` of a unit with so many blocks of weights."""
-    width = blocks * hidden_size
+
+    def bias(key: Array) -> Array:
+        return initializers.bias_blocks(bias_init, key, hidden_size, blocks, param_dtype)
 
     def init(key: Array) -> GRUParams:
         k_kernel, k_recurrent, k_bias, k_more = jax.random.split(key, 4)
         return GRUParams(
-            kernel_init(k_kernel, (input_size, width), param_dtype),
+            kernel_init(k_kernel, (input_size, blocks * hidden_size), param_dtype),
             initializers.recurrent_blocks(
                 recurrent_init, k_recurrent, (hidden_size, hidden_size), blocks, param_dtype
             ),
-            bias_init(k_bias, (width,), param_dtype) if use_bias else None,
-            bias_init(k_more, (width,), param_dtype) if use_bias and two_biases else None,
+            bias(k_bias) if use_bias else None,
+            bias(k_more) if use_bias and two_biases else None,
         )
 
     def initial_carry(params: GRUParams, batch_shape: tuple[int, ...] = ()) -> GRUCarry:

@@ -27,10 +27,12 @@ class Initializer(Described):
     Args:
         draw: the function.
         joint: whether it draws the blocks of all gates as one array, not one by one.
+        blocks: of how many gates the bias is that it draws; None where that is all the same.
     """
 
     draw: Callable[..., Array]
     joint: bool = False
+    blocks: int | None = None
 
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = "float32") -> Array:
         """Draw an array of `shape` and `dtype`; a ValueError where none has such a shape."""
@@ -217,7 +219,7 @@ def forget_bias(*, value: float = 1.0, others: Callable[..., Array] | None = Non
         bias = jnp.zeros(shape, dtype) if others is None else others(key, shape, dtype)
         return bias.at[size : 2 * size].set(value)
 
-    return Initializer(draw, joint=True)
+    return Initializer(draw, joint=True, blocks=4)
 
 
 @described
@@ -249,7 +251,7 @@ def chrono(*, t_max: int) -> Initializer:
         zeros = jnp.zeros_like(forget)
         return jnp.concatenate([-forget, forget, zeros, zeros])
 
-    return Initializer(draw, joint=True)
+    return Initializer(draw, joint=True, blocks=4)
 
 
 def _check_matrix(name: str, shape: tuple[int, ...]) -> None:
@@ -265,6 +267,20 @@ def _check_bias(name: str, shape: tuple[int, ...]) -> None:
 def _check_not_negative(name: str, value: float) -> None:
     if not value >= 0:
         raise ValueError(f"`{name}` must not be negative, got {value}")
+
+
+def bias_blocks(init: Callable[..., Array], key: Array, size: int, gates: int, dtype: Any) -> Array:
+    """A bias of `size` numbers for each gate, side by side.
+
+    Refuses what knows the gates of an LSTM where there are others: `[3H]` is often a `[4H]` too.
+    """
+    blocks = getattr(init, "blocks", None)
+    if blocks not in (None, gates):
+        raise ValueError(
+            f"`bias_init` must draw the bias of {gates} blocks of {size}, got an initialiser for "
+            f"the {blocks} gates of an LSTM"
+        )
+    return init(key, (gates * size,), dtype)
 
 
 def recurrent_blocks(

@@ -106,7 +106,9 @@ def rnn(
         params = RNNParams(
             kernel_init(k_kernel, (input_size, hidden_size), param_dtype),
             recurrent_init(k_recurrent, (hidden_size, hidden_size), param_dtype),
-            bias_init(k_bias, (hidden_size,), param_dtype) if use_bias else None,
+            initializers.bias_blocks(bias_init, k_bias, hidden_size, 1, param_dtype)
+            if use_bias
+            else None,
         )
         if not recurrent_bias:
             return params
@@ -194,7 +196,9 @@ def indrnn(
         return RNNParams(
             kernel_init(k_kernel, (input_size, hidden_size), param_dtype),
             recurrent_init(k_recurrent, (hidden_size,), param_dtype),
-            bias_init(k_bias, (hidden_size,), param_dtype) if use_bias else None,
+            initializers.bias_blocks(bias_init, k_bias, hidden_size, 1, param_dtype)
+            if use_bias
+            else None,
         )
 
     def initial_carry(params: RNNParams, batch_shape: tuple[int, ...] = ()) -> RNNCarry:
