@@ -354,6 +354,18 @@ def test_panels_of_the_same_measure_share_their_range(study):
     assert ticks[0] == ticks[1] == ticks[2]
 
 
+@pytest.mark.parametrize("steps", [[1], [0, 1], [7, 8, 9]])
+def test_steps_have_whole_ticks(steps):
+    """Of a training of one step the ticks were .95 and 1.05."""
+    line = figures.Series("m", steps, [0.5] * len(steps))
+    figure = figures.Lines([figures.Panel(figures.Axis("updates"), figures.Axis("loss"), [line])])
+    drawn = ElementTree.fromstring(draw.panel(figure, 0, "salt"))
+    side = next(e for e in drawn.iter() if e.get("id") == "matplotlib.axis_1")
+    ticks = ["".join(e.itertext()) for e in side.iter() if e.tag.endswith("text")]
+    assert set(map(str, steps)) <= {tick.strip() for tick in ticks}
+    assert not any("." in tick for tick in ticks)
+
+
 def test_theory_cannot_press_the_measurements_flat():
     axis = figures.Axis("y", "log")
     measured = figures.Series("m", [1, 2], [1e-4, 1.0])

@@ -49,8 +49,8 @@ def upright(series: Sequence[Series], axis: Axis) -> Range | None:
     return _padded(low, high, axis, 0.05)
 
 
-def ticks(side: Any, scale: str, interval: Sequence[float]) -> None:
-    """Set few, round ticks on a matplotlib axis that shows `interval`."""
+def ticks(side: Any, scale: str, interval: Sequence[float], *, whole: bool = False) -> None:
+    """Set few, round ticks on a matplotlib axis that shows `interval`; of counts, whole ones."""
     low, high = (float(end) for end in interval)
     places = _decades(low, high) if scale == "log" else []
     powers = places and high / 1e3 > low and (low < 1e-3 or high > 1e5)
@@ -62,7 +62,7 @@ def ticks(side: Any, scale: str, interval: Sequence[float]) -> None:
         # Ticks are round numbers: ten digits write them exactly and hide the rounding of floats.
         return number(0.0 if abs(value) < tiny else value, 10)
 
-    round_steps = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10])
+    round_steps = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=2 - whole)
     side.set_major_locator(FixedLocator(places) if places else round_steps)
     side.set_minor_locator(NullLocator())
     side.set_major_formatter(FuncFormatter(write))

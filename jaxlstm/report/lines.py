@@ -44,7 +44,10 @@ def draw(ax: Axes, figure: Lines, index: int) -> None:
     for i, series in enumerate(panel.series):
         _draw(ax, panel, series, chosen[series.label, series.role], i, alone=alone)
     axes.label(ax, axes.words(panel, layout(len(figure.panels))[1][0]))
-    axes.ticks(ax.xaxis, panel.x.scale, ax.get_xlim())
+    counted = all(
+        float(x).is_integer() for series in panel.series for x in series.x if x is not None
+    )
+    axes.ticks(ax.xaxis, panel.x.scale, ax.get_xlim(), whole=counted)
     axes.ticks(ax.yaxis, panel.y.scale, ax.get_ylim())
 
 

@@ -158,7 +158,7 @@ def _score_table(scores: Sequence[runs.Score]) -> Table:
         [curves.spoken(s.metric), s.mean, s.low, s.high, s.expected or "", s.verdict]
         for s in scores
     ]
-    return Table("Scores", columns, rows, "Means over the seeds, with their intervals.")
+    return Table("Final scores", columns, rows, "Means over the seeds, with their intervals.")
 
 
 def _numeric(table: Table) -> list[bool]:
