@@ -179,8 +179,38 @@ def test_a_device_without_rows_does_nothing():
         text = str(jax.make_jaxpr(lambda x: jl.unroll(cell, params, x).outputs)(inputs[:rows]))
         return text.count("cond[")
 
-    with jl.spread():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
         assert [branches(rows) for rows in (1, 2, 3)] == [1, 0, 0]
+    with jl.spread():
+        assert [branches(rows) for rows in (1, 2, 3)] == [0, 0, 0]
+
+
+def test_spread_lays_nothing_over_the_devices_but_batches():
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    with jl.spread() as mesh:
+        params, inputs, _ = case(cell, 4)
+        slope = jax.jit(jax.grad(lambda p, x: jnp.sum(jl.unroll(cell, p, x).outputs ** 2)))
+        homely = inputs, params.kernel, slope(params, inputs[:1]).kernel, jnp.ones(3) + 1
+        assert all(len(a.sharding.device_set) == 1 and not a.committed for a in homely)
+        over = slope(params, inputs)
+        assert over.kernel.sharding.device_set == set(mesh.devices.flat)
+        # What a program of all devices gave goes on with what has stayed at home.
+        jax.tree.map(close, slope(over, inputs[:1]), slope(jax.device_get(over), inputs[:1]))
+
+
+def test_spread_within_a_function_that_is_compiled():
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params, inputs, _ = case(cell, 4)
+
+    def loss(params):
+        with jl.spread():
+            return jnp.sum(jl.unroll(cell, params, inputs).outputs ** 2)
+
+    over = jax.jit(jax.grad(loss))(params)
+    assert len(over.kernel.sharding.device_set) == 2
+    wanted = jax.grad(lambda p: jnp.sum(jl.unroll(cell, p, inputs).outputs ** 2))(params)
+    jax.tree.map(close, over, wanted)
 
 
 def test_a_mesh_of_ones_own():

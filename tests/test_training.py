@@ -144,12 +144,14 @@ def test_where_an_evaluation_stops_the_last_seed_nothing_is_recorded_twice(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("wanted", "seeds", "count"), [("auto", 1, 2), ("auto", 2, 1), (1, 1, 1), (2, 3, 2)]
+    ("wanted", "rows", "seeds", "count"),
+    [("auto", 8, 1, 2), ("auto", 1, 1, 1), ("auto", 8, 2, 1), (1, 8, 1, 1), (2, 1, 3, 2)],
 )
-def test_devices_are_taken_as_the_config_says(wanted, seeds, count):
+def test_devices_are_taken_as_the_config_says(wanted, rows, seeds, count):
     wanted = wanted if wanted == "auto" else config.Mesh(data=wanted)
-    assert training.mesh.resolve(wanted, seeds) == config.Mesh(data=count)
-    assert training.mesh.may_spread(wanted, seeds) == (count > 1)
+    given = train(mesh=wanted, batch_size=rows)
+    assert training.mesh.resolve(given, seeds) == config.Mesh(data=count)
+    assert training.mesh.may_spread(given, seeds) == (count > 1)
 
 
 def test_a_cpu_does_not_count_as_any_number_of_devices(monkeypatch):

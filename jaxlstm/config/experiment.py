@@ -72,9 +72,9 @@ class Train(Part, frozen=True, kw_only=True):
             "threads" on a CPU and "vmap" elsewhere.
         mesh: the devices that a seed takes; a CPU counts as as many as are asked for. "auto"
             spreads the batches of one seed alone over all devices, on a CPU over its cores where a
-            layer's parameters have 6 MB at most, and gives each of several seeds one. The numbers
-            of a run depend on it in their rounding, so a run that is to be repeated bit for bit on
-            another machine says it.
+            layer's parameters have 6 MB at most, and gives each of several seeds one, as it does a
+            seed whose batches are single sequences. The numbers of a run depend on it in their
+            rounding, so a run that is to be repeated bit for bit on another machine says it.
     """
 
     steps: Steps

@@ -43,7 +43,7 @@ def run(
             one of several processes ends.
     """
     states = training.states()
-    shape = mesh.resolve(training.experiment.train.mesh, len(states))
+    shape = mesh.resolve(training.experiment.train, len(states))
     with stop_wish() as wish, processes.folder_of(folder) as own, locks.alone(own):
         if (own / "manifest.json").exists():
             raise UserError(f"'{folder}' holds a run already")
@@ -144,7 +144,7 @@ def resume(
                 "expected those that it began with at task.path"
             )
         states, step, seconds = _latest(folder, training, quiet)
-        shape = mesh.resolve(experiment.train.mesh, len(states))
+        shape = mesh.resolve(experiment.train, len(states))
         if processes.lead():
             records.take_back(folder, step)
             changes = {}

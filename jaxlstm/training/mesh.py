@@ -8,7 +8,7 @@ hidden state at every step, so this is for networks that outgrow a device, not f
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,14 @@ cores: the same with 512 units, with 640 in .8 to .9 of the time as one device, 
 """
 
 
-def may_spread(wanted: Literal["auto"] | config.Mesh, seeds: int) -> bool:
+def may_spread(train: config.Train, seeds: int) -> bool:
     """Whether more than one device is taken, where there are more.
 
     On a CPU that is asked for one device per core, one device alone computes with one core.
     """
-    return seeds == 1 if wanted == "auto" else wanted.data * wanted.hidden > 1
+    if train.mesh == "auto":
+        return seeds == 1 < train.batch_size
+    return train.mesh.data * train.mesh.hidden > 1
 
 
 def wished(trainings: Iterable[config.Experiment]) -> int | None:
@@ -60,7 +62,7 @@ def wished(trainings: Iterable[config.Experiment]) -> int | None:
         mesh = one.train.mesh
         if mesh != "auto":
             most = max(most, mesh.data * mesh.hidden)
-        elif may_spread(mesh, len(one.seed_list)) and not _wide(one.model):
+        elif may_spread(one.train, len(one.seed_list)) and not _wide(one.model):
             return None
     return most
 
@@ -89,15 +91,15 @@ def ask_for_devices_of(trainings: Iterable[config.Experiment], processes: int = 
         ask_for_devices(min(-(-count // processes), MOST))
 
 
-def resolve(wanted: Literal["auto"] | config.Mesh, seeds: int) -> config.Mesh:
+def resolve(train: config.Train, seeds: int) -> config.Mesh:
     """Say how many devices each side of the mesh has.
 
     Raises:
         UserError: when there are not so many.
     """
-    there = jax.device_count()
+    there, wanted = jax.device_count(), train.mesh
     if wanted == "auto":
-        together = may_spread(wanted, seeds) or jax.process_count() > 1
+        together = may_spread(train, seeds) or jax.process_count() > 1
         return config.Mesh(data=there if together else 1)
     if wanted.data * wanted.hidden > there:
         product = f"data × hidden = {wanted.data} × {wanted.hidden}"

@@ -22,8 +22,10 @@ from jaxlstm.cells.base import Carry, Cell, Params, check_size
 from jaxlstm.cells.trees import bytes_of
 from jaxlstm.unroll.rows import PLACES, RESULTS, Engine, Laid, all_have, along, batch_of
 
-AXIS = "data"
-"""The mesh axis over which `unroll` spreads a batch."""
+OWN = "rows"
+"""The axis of `spread`, which lays nothing over the devices but the batch of an `unroll`."""
+AXES = (OWN, "data")
+"""The mesh axes over which `unroll` spreads a batch: "data" is that of a mesh of the user's own."""
 PRODUCT = 1 << 21
 """Multiplications of one product of a step on a CPU, where each core has a share of a batch.
 
@@ -44,18 +46,19 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
 
     Within the context each device runs the scan of its share of the rows, and the gradients of the
     parameters are summed once at the end. Results are those of one device up to the rounding of
-    these sums and of products of other sizes. Works inside `jit`, `grad` and `vmap`; functions are
-    compiled anew for the context. What is not an `unroll` is left to JAX, which goes on with arrays
-    as they lie.
+    these sums and of products of other sizes. Works around and inside `jit`, `grad` and `vmap`;
+    functions are compiled anew for the context. What is not an `unroll` of several rows is left to
+    JAX, which computes where the arrays lie: a single row is the work of one device, but that of
+    each where parameters come from a program of all.
 
     A CPU counts as one device unless JAX is told otherwise before its first computation. So enter
     the context first of all: it asks for a device per core. Where JAX has already begun, it takes
-    the devices that there are. It is `jax.set_mesh` with one axis called "data": any mesh of yours
-    with an automatic axis of that name does the same.
+    the devices that there are. A mesh of your own, set by `jax.set_mesh` with an automatic axis
+    called "data", has the batches within spread over that axis, one of a single row too.
 
     A batch is not spread when the cell draws noise at every step (the shares would draw the same).
     Where rows do not go up in devices, the last row is repeated to fill up; devices for which there
-    is nothing else do nothing, so that a single row is the work of one.
+    is nothing else do nothing.
 
     On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.5 to 2.1 times
     as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.1 times as
@@ -71,7 +74,7 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
         devices: how many; all if None.
 
     Yields:
-        The mesh.
+        The mesh, with one axis, "rows".
 
     Raises:
         TypeError: when `devices` is no int.
@@ -104,9 +107,14 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
             stacklevel=3,
         )
     count = devices or len(found)
-    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:count])
-    with jax.set_mesh(mesh):
+    mesh = _mesh(count)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         yield mesh
+
+
+def _mesh(count: int) -> Mesh:
+    devices = jax.devices()[:count]
+    return jax.make_mesh((count,), (OWN,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def _cores() -> int:
@@ -137,8 +145,9 @@ def run_spread(
     batch_shape = batch_of(cell, laid.xs)
     rows = batch_shape[0] if batch_shape and all_have(batch_shape, laid) else 0
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    count = mesh.shape[AXIS] if kinds.get(AXIS) == AxisType.Auto else 1
-    if count == 1 or not rows:
+    axis = next((name for name in AXES if kinds.get(name) == AxisType.Auto), None)
+    count = mesh.shape[axis] if axis else 1
+    if axis is None or count == 1 or not rows or (axis == OWN and rows == 1):
         return engine(cell, options, params, laid)
     device = mesh.abstract_device
     on_cpu = device is not None and device.device_kind == "cpu"
@@ -149,26 +158,31 @@ def run_spread(
     uneven = rows % count
 
     def together(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
-        return work(params, _met(laid, count) if on_cpu else laid)
+        return work(params, _met(laid, axis, count) if on_cpu else laid)
 
     def some(params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
         """Take a share of what each device has; where there is nothing left, do nothing."""
-        begin = jax.lax.axis_index(AXIS) * share
+        begin = jax.lax.axis_index(axis) * share
         rows_of = functools.partial(
             jnp.take, indices=begin + jnp.arange(share, dtype=begin.dtype), mode="clip"
         )
         laid = Laid(*along(rows_of, laid, PLACES))
-        if share * (count - 1) < rows or _others(mesh):
+        if share * (count - 1) < rows or _others(mesh, axis):
             return together(params, laid)
         shapes = jax.eval_shape(work, params, laid)
         idle = lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)  # noqa: E731
         return jax.lax.cond(begin < rows, work, idle, params, laid)
 
+    def at(place: int) -> PartitionSpec:
+        """The dimension at this place over the devices."""
+        return PartitionSpec(*[None] * place, axis)
+
     spread_out = jax.shard_map(
         some if uneven else together,
-        in_specs=(PartitionSpec(), PartitionSpec() if uneven else Laid._make(map(_at, PLACES))),
-        out_specs=tuple(map(_at, RESULTS)),
-        axis_names={AXIS},
+        mesh=_mesh(count) if axis == OWN else None,
+        in_specs=(PartitionSpec(), PartitionSpec() if uneven else Laid._make(map(at, PLACES))),
+        out_specs=tuple(map(at, RESULTS)),
+        axis_names={axis},
         check_vma=False,
     )
     results = spread_out(params, laid)
@@ -179,13 +193,13 @@ def run_spread(
     return outputs, final, carries
 
 
-def _others(mesh: Any) -> bool:
+def _others(mesh: Any, axis: str) -> bool:
     """Whether XLA may let devices exchange arrays over another axis, so that all do the same."""
     axes = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
-    return any(size > 1 and kind != AxisType.Manual for name, size, kind in axes if name != AXIS)
+    return any(size > 1 and kind != AxisType.Manual for name, size, kind in axes if name != axis)
 
 
-def _met(laid: Laid, count: int) -> Laid:
+def _met(laid: Laid, axis: str, count: int) -> Laid:
     """The batch, once all devices have begun: each hears from the one before it.
 
     Otherwise the kernel may wake all their threads on one core, and move them apart only after
@@ -193,14 +207,9 @@ def _met(laid: Laid, count: int) -> Laid:
     long. A thread that has waited for another is woken on a core that is free.
     """
     ring = [(i, (i + 1) % count) for i in range(count)]
-    heard = jax.lax.ppermute(jax.lax.axis_index(AXIS), AXIS, ring) >= 0
+    heard = jax.lax.ppermute(jax.lax.axis_index(axis), axis, ring) >= 0
 
     def after(a: Array) -> Array:
         return jnp.where(heard, a, jnp.zeros_like(a)) if jnp.issubdtype(a.dtype, jnp.inexact) else a
 
     return laid._replace(first=jax.tree.map(after, laid.first))
-
-
-def _at(place: int) -> PartitionSpec:
-    """The dimension at this place over the devices."""
-    return PartitionSpec(*[None] * place, AXIS)
