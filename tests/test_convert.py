@@ -643,6 +643,29 @@ def test_keras_and_we_differ_in_what_padding_holds_and_does():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(our_loss)(params)))
 
 
+@keras_warns
+@pytest.mark.usefixtures("lenient")
+def test_keras_and_we_differ_where_nothing_valid_came_yet_and_in_a_lone_output():
+    keras, nnx = pytest.importorskip("keras"), pytest.importorskip("flax.nnx")
+    x, mask = normal(1, T, I, dtype="float32"), (np.arange(T) == 1)[None]
+    state = [normal(1, H, dtype="float32") for _ in range(2)]
+    theirs = keras.layers.LSTM(H, return_sequences=True)
+    theirs.build((1, T, I))
+    cell, params = jl.convert.keras.load(theirs)
+    ours = jl.nn.RNN(cell, params=params, return_sequences=True)
+    given, shown = (np.asarray(f(x, mask=mask, initial_state=state)) for f in (theirs, ours))
+    same(given[0, 0], state[0][0])
+    assert not shown[0, 0].any()
+    close(given[0, 1:], shown[0, 1:], 1e-6)
+    lone = keras.layers.LSTM(H, zero_output_for_mask=True)
+    lone.build((1, T, I))
+    lone.set_weights(theirs.get_weights())
+    assert not np.asarray(lone(x, mask=mask)).any()
+    ours = jl.nn.LSTM(I, H, zero_output_for_mask=True, rngs=nnx.Rngs(0))
+    last = jl.unroll(ours.cell, ours.params, x, mask=mask).carry.hidden
+    same(ours(jnp.asarray(x), mask=mask), last)
+
+
 # What is refused.
 
 LSTM = jl.lstm(input_size=I, hidden_size=H)

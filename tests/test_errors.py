@@ -137,6 +137,38 @@ MISTAKES = {
         ValueError,
         "`carry.hidden` must have shape [2, 4], got [3, 4]",
     ),
+    "step of a carry of words": (
+        lambda: LSTM.step(params(), jl.LSTMCarry("h", "c"), FLAT),
+        TypeError,
+        "`carry.hidden` must be an array, got str",
+    ),
+    "gates to see, and none there": (
+        lambda: lstm(
+            input_gate=False, forget_gate=False, output_gate=False, full_gate_recurrence=True
+        ),
+        ValueError,
+        "`full_gate_recurrence` needs a gate, got False for all three",
+    ),
+    "a description whose cells are no list": (
+        lambda: jl.from_dict({"factory": "stack", "arguments": {"*cells": 3}}),
+        ValueError,
+        "`*cells` must be a list, got 3",
+    ),
+    "a word as the inputs of a measurement": (
+        lambda: jl.gradients.jacobian_norms(LSTM, params(), "hello"),
+        TypeError,
+        "`inputs` must be an array, got str",
+    ),
+    "flossing of a layer": (
+        lambda: jl.gradients.flossing(layer(), params(), X, count=1),
+        TypeError,
+        "`cell` must be a Cell, got LSTM",
+    ),
+    "a file of no cell": (
+        lambda: jl.convert.safetensors.dump("lstm", params(), "lstm.safetensors"),
+        TypeError,
+        "`cell` must be a Cell, got str",
+    ),
     "step without the batch in the carry": (
         lambda: LSTM.step(params(), LSTM.initial_carry(params()), FLAT),
         ValueError,
@@ -745,6 +777,11 @@ MISTAKES = {
         lambda: layer()(X, initial_state=[ZEROS[:1], ZEROS]),
         ValueError,
         "`initial_state.hidden` must have shape [2, 4], got [1, 4]",
+    ),
+    "state of words": (
+        lambda: layer()(X, initial_state=["h", "c"]),
+        TypeError,
+        "`initial_state.hidden` must be an array, got str",
     ),
     "mask of a layer": (
         lambda: layer()(X, mask=np.ones((2, 4), bool)),

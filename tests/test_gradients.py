@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 from cells_table import random_inputs, random_params
+from jax.flatten_util import ravel_pytree
 
 import jaxlstm as jl
 
@@ -220,13 +221,13 @@ def test_jacobian_norms_are_those_of_composed_steps(cell, norm):
     for row, length in enumerate(lengths):
         carry = cell.initial_carry(params)
         for t in range(length + 1):
-            flat, restore = jax.flatten_util.ravel_pytree(carry)
+            flat, restore = ravel_pytree(carry)
 
             def rest(flat, t=t, restore=restore, row=row, length=length):
                 carry = restore(flat)
                 for x in inputs[row, t:length]:
                     carry, _ = cell.step(params, carry, x)
-                return jax.flatten_util.ravel_pytree(carry)[0]
+                return ravel_pytree(carry)[0]
 
             matrix = np.asarray(jax.jacfwd(rest)(flat))
             wanted = np.linalg.norm(matrix, 2 if norm == "spectral" else "fro")

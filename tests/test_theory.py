@@ -86,6 +86,27 @@ def test_negative_gains_and_variances_are_refused(activation):
         getattr(theory, f"{activation}_variance")(1.0, -1.0)
 
 
+@pytest.mark.parametrize(
+    ("found", "name"),
+    [
+        (lambda: theory.weight_gradient(0.5, -1), "steps"),
+        (lambda: theory.weight_curvature(0.5, -1), "steps"),
+        (lambda: theory.jacobian_bound(0.5, -1), "steps"),
+        (lambda: theory.jacobian_bound(-1, 3), "spectral_norm"),
+        (lambda: theory.forget_factor(0.0, -1), "steps"),
+        (lambda: theory.critical_gain(-1, "relu"), "input_variance"),
+        (lambda: theory.critical_gain(-1), "input_variance"),
+        (lambda: theory.ginibre_radius(-1), "gain"),
+        (lambda: theory.ginibre_norm(-1), "gain"),
+        (lambda: theory.lstm_radius(-1), "gain"),
+        (lambda: theory.gru_radius(-1), "gain"),
+    ],
+)
+def test_no_radius_norm_variance_or_time_is_negative(found, name):
+    with pytest.raises(ValueError, match=f"`{name}` must not be negative, got -1"):
+        found()
+
+
 def test_chrono_units_keep_e2_of_one_on_average():
     assert theory.chrono_mean() == pytest.approx(special.expn(2, 1), abs=1e-12)
     bias = jl.initializers.chrono(t_max=1000)(jax.random.key(0), (40_000,))

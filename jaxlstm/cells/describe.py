@@ -245,6 +245,9 @@ def rebuild(data: Mapping[str, Any], factories: Mapping[str, Callable[..., Any]]
         raise ValueError(f"`data` must hold 'factory' and 'arguments', got {data!r}")
     if name not in factories:
         raise ValueError(f"`factory` must be one of {sorted(factories)}, got {name!r}")
+    for argument, value in arguments.items():
+        if argument.startswith("*") and not isinstance(value, list):
+            raise ValueError(f"`{argument}` must be a list, got {value!r}")
     return called(factories[name], {k: build(value) for k, value in arguments.items()})
 
 

@@ -161,7 +161,8 @@ def lstm(
     Raises:
         TypeError: when a size is no int.
         ValueError: when a size or bound is not positive, an activation is unknown, or options
-            contradict each other (`coupled` without an input or forget gate).
+            contradict each other (`coupled` without an input or forget gate, or
+            `full_gate_recurrence` without any gate).
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -199,6 +200,8 @@ def lstm(
     }
     blocks = tuple(gate for gate in GATES if present[gate])
     gates = tuple(gate for gate in blocks if gate != "g")
+    if full_gate_recurrence and not gates:
+        raise ValueError("`full_gate_recurrence` needs a gate, got False for all three")
     width = len(blocks) * hidden_size
     output_size = projection_size or hidden_size
     plain = not (peepholes or full_gate_recurrence or projection_size or recurrent_bias)

@@ -36,6 +36,16 @@ def bytes_of(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
+def measured(name: str, path: Any, leaf: Any) -> tuple[tuple[int, ...], Any]:
+    """The shape and the type of a leaf; refuse one that is neither an array nor a number."""
+    try:
+        typed: Any = jax.typeof(leaf)  # to others a word is the type that it names
+    except (TypeError, ValueError):
+        where = f"{name}{jax.tree_util.keystr(path)}"
+        raise TypeError(f"`{where}` must be an array, got {type(leaf).__name__}") from None
+    return typed.shape, typed.dtype
+
+
 def check_tree(name: str, given: Any, wanted: Any, *, whole_numbers: bool = True) -> None:
     """Refuse a pytree whose structure, shapes or kinds of number differ from those wanted.
 
@@ -46,7 +56,8 @@ def check_tree(name: str, given: Any, wanted: Any, *, whole_numbers: bool = True
         whole_numbers: whether integers and bools may stand for floating point numbers.
 
     Raises:
-        TypeError: when a leaf is not of the kind of number wanted (complex for real, say).
+        TypeError: when a leaf is no array, or not of the kind of number wanted (complex for real,
+            say).
         ValueError: when the structure or a shape differs.
     """
     if jax.tree.structure(given) != jax.tree.structure(wanted):
@@ -55,8 +66,8 @@ def check_tree(name: str, given: Any, wanted: Any, *, whole_numbers: bool = True
     def check(path: Any, want: Any, have: Any) -> None:
         if getattr(have, "shape", None) == want.shape and have.dtype == want.dtype:
             return  # at once: a step that is not compiled comes here each time
+        shape, dtype = measured(name, path, have)
         leaf = f"{name}{jax.tree_util.keystr(path)}"
-        shape, dtype = jnp.shape(have), jax.dtypes.result_type(have)
         if shape != want.shape:
             raise ValueError(f"`{leaf}` must have shape {list(want.shape)}, got {list(shape)}")
         keys = [jnp.issubdtype(one, jax.dtypes.prng_key) for one in (dtype, want.dtype)]

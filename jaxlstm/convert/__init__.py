@@ -37,7 +37,10 @@ Where we differ on purpose, whatever the weights:
 - **State order.** Named, `LSTMCarry(hidden, cell)`; Flax has (c, h).
 - **float64** is float64 throughout; Keras' own tanh computes in float32.
 - **Outputs at padding** are zeros by default as in torch and ONNX; Keras repeats the last one, as
-  `masked_outputs="hold"` does.
+  `masked_outputs="hold"` does. Before the first valid step Keras on JAX shows the initial state
+  that it is given, we zeros.
+- **`zero_output_for_mask`** zeroes the output of a Keras layer on JAX that returns no sequences
+  too, where the last step is masked; `jaxlstm.nn` gives the last valid output, as Keras' words say.
 
 To add a neighbour: write where its arrays lie, with `parts.build` and `parts.take_apart`, and put
 the module in `NEIGHBOURS`.

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxlstm.cells import Cell, from_dict, to_dict
-from jaxlstm.cells.base import Params, shapes_of
+from jaxlstm.cells.base import Params, check_cell, shapes_of
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.convert import files
 from jaxlstm.convert.parts import floating, refuse_wide, to_numpy
@@ -70,6 +70,7 @@ def dump(
         >>> again == cell, bool((same.kernel == params.kernel).all())
         (True, True)
     """
+    check_cell("cell", cell)
     check_tree("params", params, shapes_of(cell))
     arrays = flat(params)
     others = {name: floating(f"`others` '{name}'", a) for name, a in (others or {}).items()}

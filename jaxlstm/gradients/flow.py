@@ -26,6 +26,7 @@ from jaxlstm.cells.base import (
 )
 from jaxlstm.gradients.trace import is_float, step_with_probes
 from jaxlstm.unroll import Unrolled, unroll
+from jaxlstm.unroll.checks import check_array
 
 Layout = tuple[tuple[tuple[int, ...], Any], ...]
 """The shape and the type of every part of a vector."""
@@ -109,7 +110,7 @@ def flow(
                 f"`{name}` must be False, since `flow` gives no carries, got {options[name]!r}"
             )
     check_backend(options)
-    inputs = jnp.asarray(inputs)
+    inputs = check_array("inputs", inputs)
     options = {"time_major": time_major, **options}
     templates: list[list[jax.ShapeDtypeStruct]] = []
 

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.cells.base import Carry, Cell, Params, check_cell
 from jaxlstm.gradients.flow import flattened, flow
 from jaxlstm.gradients.lyapunov import lyapunov_spectrum
 from jaxlstm.gradients.trace import step_apart
 from jaxlstm.gradients.walk import walk
+from jaxlstm.unroll.checks import check_array
 
 
 def norm_penalty(
@@ -154,7 +155,8 @@ def flossing(
         >>> round(float(found), 4), round(float(jnp.log(2.0) ** 2), 4)
         (0.4805, 0.4805)
     """
-    inputs = jnp.asarray(inputs)
+    check_cell("cell", cell)
+    inputs = check_array("inputs", inputs)
     batch = inputs.ndim - len(cell.input_shape) - 1
 
     def measure(inputs: Array, carry: Carry | None) -> Array:

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size
 from jaxlstm.gradients.flow import flattened
 from jaxlstm.gradients.trace import check_steps
+from jaxlstm.unroll.checks import check_array
 
 
 class Lyapunov(NamedTuple):
@@ -90,7 +91,7 @@ def lyapunov_spectrum(
         raise TypeError(f"`warmup` must be an int, got {warmup!r}")
     if warmup < 0:
         raise ValueError(f"`warmup` must not be negative, got {warmup}")
-    inputs = jnp.asarray(inputs)
+    inputs = check_array("inputs", inputs)
     if inputs.ndim != 1 + len(cell.input_shape):
         shape = ", ".join("any" if size is None else str(size) for size in cell.input_shape)
         raise ValueError(

@@ -1,6 +1,6 @@
 """What theory says of gradients through time: closed forms and mean-field integrals, in float64.
 
-All functions take and give plain numbers (or NumPy arrays) and need no device.
+All functions take and give plain numbers and need no device.
 """
 
 import math
@@ -32,10 +32,14 @@ def weight_gradient(w: float, steps: int, x0: float = 1.0) -> float:
         steps: N.
         x0: the first state.
 
+    Raises:
+        ValueError: when the number of steps is negative.
+
     Examples:
         >>> weight_gradient(1.0, 100)
         100.0
     """
+    _check_not_negative(steps=steps)
     # Where the exponent would be negative, the factor before it is zero.
     return steps * _power(w, abs(steps - 1)) * x0
 
@@ -48,10 +52,14 @@ def weight_curvature(w: float, steps: int, x0: float = 1.0) -> float:
         steps: N.
         x0: the first state.
 
+    Raises:
+        ValueError: when the number of steps is negative.
+
     Examples:
         >>> weight_curvature(1.0, 10)
         90.0
     """
+    _check_not_negative(steps=steps)
     return steps * (steps - 1) * _power(w, abs(steps - 2)) * x0
 
 
@@ -65,11 +73,15 @@ def jacobian_bound(spectral_norm: float, steps: int, activation: str = "tanh") -
         steps: t − k.
         activation: its largest slope is γ: 1 for tanh, 1/4 for the logistic function.
 
+    Raises:
+        ValueError: when the activation is unknown, or a number negative.
+
     Examples:
         >>> jacobian_bound(2.0, 3, "sigmoid")
         0.125
     """
     check_choice("activation", activation, SLOPES)
+    _check_not_negative(spectral_norm=spectral_norm, steps=steps)
     return _power(SLOPES[activation] * spectral_norm, steps)
 
 
@@ -80,10 +92,14 @@ def forget_factor(bias: float, steps: int) -> float:
         bias: of the forget gate, the rest of its input being zero.
         steps: N.
 
+    Raises:
+        ValueError: when the number of steps is negative.
+
     Examples:
         >>> f"{forget_factor(0.0, 100):.3e} {forget_factor(1.0, 100):.3e}"
         '7.889e-31 2.484e-14'
     """
+    _check_not_negative(steps=steps)
     return math.exp(-steps * _forget_rate(bias))
 
 
@@ -280,6 +296,7 @@ def critical_gain(input_variance: float = 0.0, activation: str = "tanh") -> floa
         (1.0, 1.6862, 1.4142)
     """
     check_choice("activation", activation, ("tanh", "relu", "identity"))
+    _check_not_negative(input_variance=input_variance)
     if activation != "tanh":
         return math.sqrt(2) if activation == "relu" else 1.0
     if input_variance == 0.0:
@@ -302,10 +319,14 @@ def ginibre_radius(gain: float) -> float:
     Args:
         gain: g.
 
+    Raises:
+        ValueError: when the gain is negative.
+
     Examples:
         >>> ginibre_radius(1.5)
         1.5
     """
+    _check_not_negative(gain=gain)
     return gain
 
 
@@ -317,11 +338,14 @@ def ginibre_norm(gain: float) -> float:
     Args:
         gain: g.
 
+    Raises:
+        ValueError: when the gain is negative.
+
     Examples:
         >>> ginibre_norm(1.5)
         3.0
     """
-    return 2 * gain
+    return 2 * ginibre_radius(gain)
 
 
 def lstm_radius(gain: float, forget_bias: float = 1.0) -> float:
@@ -332,6 +356,9 @@ def lstm_radius(gain: float, forget_bias: float = 1.0) -> float:
     Args:
         gain: g, of the candidate's block of the recurrent kernel.
         forget_bias: f = σ(forget_bias).
+
+    Raises:
+        ValueError: when the gain is negative.
 
     Examples:
         >>> lstm_radius(2.0, 0.0)
@@ -362,6 +389,9 @@ def gru_radius(gain: float) -> float:
 
     Args:
         gain: g, of the candidate's block of the recurrent kernel.
+
+    Raises:
+        ValueError: when the gain is negative.
 
     Examples:
         >>> gru_radius(2.0)

@@ -10,6 +10,7 @@ from jax import Array, lax
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell
 from jaxlstm.gradients.trace import check_steps
 from jaxlstm.unroll import unroll
+from jaxlstm.unroll.checks import check_array
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def walk(
     """Run a cell forward and keep the carry before each step, in the memory of T carries."""
     check_cell("cell", cell)
     check_steps(cell)
-    inputs = jnp.asarray(inputs)
+    inputs = check_array("inputs", inputs)
     axis = inputs.ndim - len(cell.input_shape) - 1
     carries = unroll(
         cell,

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, described
 from jaxlstm.gradients.flow import Layout, apart, check_backend, norm, scalar, side_by_side
 from jaxlstm.unroll import Unrolled, unroll
+from jaxlstm.unroll.checks import check_array
 
 ALONG_TIME = ("mask", "resets")
 BATCHED = ("carry", "lengths", *ALONG_TIME)
@@ -86,7 +87,7 @@ def weight_flow(
     """
     check_cell("cell", cell)
     check_backend(options)
-    inputs = jnp.asarray(inputs)
+    inputs = check_array("inputs", inputs)
     batch = inputs.ndim - len(cell.input_shape) - 1
     if batch and options.get("key") is not None:
         raise ValueError("`key` must be None where there is a batch, got a key")

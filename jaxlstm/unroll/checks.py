@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from jaxlstm.cells.base import Carry, Cell, check_choice, check_size
 from jaxlstm.cells.given import leading
-from jaxlstm.cells.trees import check_tree
+from jaxlstm.cells.trees import check_tree, measured
 
 REMAT_CHUNK = 64
 
@@ -66,12 +66,7 @@ def check_array(name: str, value: Any) -> Array:
 def check_leaves(name: str, tree: Any) -> None:
     """Refuse a pytree with a leaf that is neither an array nor a number."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        try:
-            jnp.shape(leaf)
-            jax.dtypes.result_type(leaf)
-        except (TypeError, ValueError):
-            where = f"{name}{jax.tree_util.keystr(path)}"
-            raise TypeError(f"`{where}` must be an array, got {type(leaf).__name__}") from None
+        measured(name, path, leaf)
 
 
 def check_inputs(cell: Cell, inputs: Array, time_major: bool) -> tuple[tuple[int, ...], int]:
