@@ -60,6 +60,23 @@ REFUSED = [
     ("length = 10", "length = true", "task.length: expected int, got true"),
     ("length = 10", "zzz = 1", "task.zzz: no such key; expected one of length"),
     (
+        '"adding", length = 10',
+        '"temporal-order", length = 20, events = 4',
+        "task.events: expected one of 2, 3, got 4",
+    ),
+    (
+        '"adding", length = 10',
+        '"temporal-order", length = 20, events = "3"',
+        "task.events: expected one of 2, 3, got '3'",
+    ),
+    (
+        "steps = 10",
+        'steps = 10, mesh = "atuo"',
+        'train.mesh: expected "auto" or a table, got \'atuo\'; did you mean "auto"?',
+    ),
+    ("steps = 10", "steps = 10, mesh = 2", 'train.mesh: expected "auto" or a table, got 2'),
+    ("steps = 10", "steps = 10, stop = 2", "train.stop: expected a table, got 2"),
+    (
         'kind = "adding"',
         'kind = "adding "',
         f"task.kind: expected one of {KINDS}, got 'adding '; did you mean \"adding\"?",

@@ -335,6 +335,16 @@ def test_mistakes_are_named():
     params, inputs = LSTM.init(jax.random.key(0)), jnp.zeros((T, 3))
     with pytest.raises(ValueError, match=r"`loss` must give a scalar, got shape \[7, 4\]"):
         jl.gradients.flow(LSTM, params, inputs, lambda outputs: outputs)
+    of_losses = (jl.gradients.flow, jl.gradients.weight_flow, jl.gradients.norm_penalty)
+    for instrument in of_losses:
+        for loss, line in (
+            (None, "`loss` must be a function of the outputs, got NoneType"),
+            (lambda outputs: None, "`loss` must give a scalar, got NoneType"),
+            (lambda outputs: (jnp.sum(outputs), {}), "`loss` must give a scalar, got tuple"),
+            (lambda outputs: 1, "`loss` must give a floating point number, got int32"),
+        ):
+            with pytest.raises(TypeError, match=line):
+                instrument(LSTM, params, inputs, loss)
     with pytest.raises(
         ValueError, match=r"`path` must name parts .*'cell', 'hidden'.*got 'memory'"
     ):

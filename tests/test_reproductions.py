@@ -361,6 +361,9 @@ def test_of_all_those_without_their_data_are_left_out(room, capsys):
     assert said.out.splitlines()[-1] == "runs/quick/README.md"
     assert not Path("runs/quick/other").exists()
     assert cli.main(["reproduce", "other", "--quick", "--quiet"]) == 2
+    assert "other: task.path: cannot read '" in capsys.readouterr().err
+    assert cli.main(["reproduce", "other", "--quick", "--shared.task.path", "elsewhere.txt"]) == 2
+    assert "elsewhere.txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,7 @@ def _reproduce(command: Reproduce, overrides: Overrides, line: str) -> int:
         except UserError as error:
             # Of all of them, those go on whose data are at hand.
             if command.names:
-                raise
+                raise UserError(f"{one.name}: {error}") from None
             complain(f"{one.name} is left out: {error}")
             continue
         page = reproductions.write_table(out)

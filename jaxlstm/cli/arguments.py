@@ -82,8 +82,9 @@ class Reproduce:
     """Measure published results again, and write one table of them.
 
     Each is a config in configs/reproductions/. What is there already is kept, and what was
-    interrupted goes on: the same command again makes the table whole. The last line printed is the
-    path of the table.
+    interrupted goes on: the same command again makes the table whole. Any key of a config can be
+    given by its dotted name, those of all its trainings with shared. before them, for instance
+    --shared.task.path my/JSB_Chorales.mat. The last line printed is the path of the table.
     """
 
     names: Annotated[

@@ -31,12 +31,13 @@ def refusal(error: msgspec.ValidationError, data: Any, spec: Any) -> tuple[Path,
         path = (*path, missing[1])
         return path, f"missing, expected {_expected(spec, data, path)}"
     got = value_at(data, path)
-    if re.match(r"Invalid (value|enum value) ", text):
+    of_choices = re.match(r"Expected `", text) and _choices(spec, data, path)
+    if of_choices or re.match(r"Invalid (value|enum value) ", text):
         expected, near = _expected(spec, data, path), _near(got, spec, data, path)
         return path, f"expected {expected}, got {shown(got)}{near}"
     if re.match(r"Expected `", text):
         wanted = re.sub(r", got `\w+`$", "", text.removeprefix("Expected ")).replace("`", "")
-        wanted = wanted.replace("object", "table").replace(" | null", "")
+        wanted = wanted.replace("object", "a table").replace(" | null", "")
         if "matching regex" in wanted:
             wanted = "letters, digits, '.', '_' and '-', 1 to 100 of them"
         return path, f"expected {wanted}, got {shown(got)}"
@@ -126,24 +127,28 @@ def _struct(spec: inspect.Type | None, data: Any) -> inspect.StructType | None:
 
 
 def _structs(spec: inspect.Type | None) -> list[inspect.StructType]:
-    options = spec.types if isinstance(spec, inspect.UnionType) else (spec,)
-    return [option for option in options if isinstance(option, inspect.StructType)]
+    return [option for option in _options(spec) if isinstance(option, inspect.StructType)]
 
 
-def _choices(spec: Any, data: Any, path: Path) -> list[str]:
-    """The strings that may stand at a path: the tags of a table's kinds, or a literal's values."""
+def _options(spec: inspect.Type | None) -> tuple[inspect.Type | None, ...]:
+    return spec.types if isinstance(spec, inspect.UnionType) else (spec,)
+
+
+def _choices(spec: Any, data: Any, path: Path) -> list[Any]:
+    """The values that may stand at a path: the tags of a table's kinds, or a literal's values."""
     kinds = [s for s in _structs(type_at(spec, data, path[:-1])) if s.tag_field == path[-1]]
     if kinds:
-        return [str(kind.tag) for kind in kinds]
-    found = type_at(spec, data, path)
-    return [str(v) for v in found.values] if isinstance(found, inspect.LiteralType) else []
+        return [kind.tag for kind in kinds]
+    options = _options(type_at(spec, data, path))
+    return [v for one in options if isinstance(one, inspect.LiteralType) for v in one.values]
 
 
 def _expected(spec: Any, data: Any, path: Path) -> str:
-    choices = _choices(spec, data, path)
-    if choices:
-        return ("one of " if len(choices) > 1 else "") + ", ".join(f'"{c}"' for c in choices)
+    choices = [f'"{c}"' if isinstance(c, str) else str(c) for c in _choices(spec, data, path)]
     found = type_at(spec, data, path)
+    if choices:
+        words = ("one of " if len(choices) > 1 else "") + ", ".join(choices)
+        return f"{words} or a table" if _structs(found) else words
     names = {
         inspect.IntType: "int",
         inspect.FloatType: "float",
@@ -154,7 +159,8 @@ def _expected(spec: Any, data: Any, path: Path) -> str:
 
 
 def _near(value: Any, spec: Any, data: Any, path: Path) -> str:
-    near = difflib.get_close_matches(str(value), _choices(spec, data, path), 1)
+    known = [choice for choice in _choices(spec, data, path) if isinstance(choice, str)]
+    near = difflib.get_close_matches(str(value), known, 1)
     return f'; did you mean "{near[0]}"?' if near else ""
 
 

@@ -84,7 +84,7 @@ def flow(
         random key) is left out as None.
 
     Raises:
-        TypeError: when `cell` is no `Cell`.
+        TypeError: when `cell` is no `Cell`, or `loss` no function to a floating point number.
         ValueError: when the loss is no scalar, carries are asked for, or as `unroll` does.
 
     Examples:
@@ -124,7 +124,7 @@ def flow(
     def total(probes: list[list[Array]]) -> Array:
         rest = iter(probes)
         outputs, _ = _visit(cell, params, inputs, options, lambda template: next(rest))
-        return scalar(loss(outputs))
+        return scalar(loss, outputs)
 
     value, found = jax.value_and_grad(total)(zeros)
     rest = iter(found)
@@ -142,10 +142,19 @@ def norm(array: Array, axes: tuple[int, ...]) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(array / unit), axis=axes)) * jnp.squeeze(unit, axes)
 
 
-def scalar(value: Array) -> Array:
-    """Refuse a loss that is more than one number."""
-    if jnp.shape(value) != ():
-        raise ValueError(f"`loss` must give a scalar, got shape {list(jnp.shape(value))}")
+def scalar(loss: Callable[[Any], Array], outputs: Any) -> Array:
+    """Take a loss of the outputs; refuse one that is no function, or gives no one real number."""
+    if not callable(loss):
+        raise TypeError(f"`loss` must be a function of the outputs, got {type(loss).__name__}")
+    given = loss(outputs)
+    try:
+        value = jnp.asarray(given)
+    except (TypeError, ValueError):
+        raise TypeError(f"`loss` must give a scalar, got {type(given).__name__}") from None
+    if value.shape != ():
+        raise ValueError(f"`loss` must give a scalar, got shape {list(value.shape)}")
+    if not is_float(value):
+        raise TypeError(f"`loss` must give a floating point number, got {value.dtype}")
     return value
 
 

@@ -59,7 +59,7 @@ def norm_penalty(
         Ω, [].
 
     Raises:
-        TypeError: when `cell` is no `Cell`.
+        TypeError: when `cell` is no `Cell`, or `loss` no function to a floating point number.
         ValueError: when the cell cannot be stepped, or the loss is no scalar.
 
     Examples:

@@ -66,7 +66,7 @@ def weight_flow(
         `WeightFlow(steps, initial, loss)`.
 
     Raises:
-        TypeError: when `cell` is no `Cell`.
+        TypeError: when `cell` is no `Cell`, or `loss` no function to a floating point number.
         ValueError: when the loss is no scalar, as `unroll` does, or when a `key` comes with a
             batch, whose rows would then see other noise than in training.
 
@@ -110,7 +110,7 @@ def weight_flow(
         outputs = of_row(timed, inputs, rows)
         if time_major:
             outputs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, batch, 0), outputs)
-        return scalar(loss(outputs))
+        return scalar(loss, outputs)
 
     timed = jax.tree.map(
         lambda leaf: jnp.concatenate([leaf[None], jnp.zeros((length, *leaf.shape), leaf.dtype)]),

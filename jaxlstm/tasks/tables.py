@@ -229,7 +229,7 @@ def _number(field: str, column: str, where: str, line: int) -> float:
         raise UserError(
             f"{where}, line {line}: expected a number up to {LARGEST:g} in column {column!r}, or "
             f"nothing, NA or NaN where it is missing, got {field[:40]!r}"
-            f"{'; task.time names the column of dates' if dated else ''}"
+            f"{'; task.time names a column of dates, or task.columns leaves it out' * dated}"
         )
     return value
 
