@@ -239,3 +239,39 @@ def test_a_cell_with_a_complex_state_is_measured_as_one_of_twice_as_many_real_nu
     kept = np.linalg.norm(adjoint * decay, axis=-1) / norms
     found = jl.gradients.norm_penalty(cell, params, inputs, last)
     np.testing.assert_allclose(found, np.sum((kept - 1) ** 2), rtol=1e-9)
+
+
+class CountedCarry(NamedTuple):
+    hidden: jax.Array
+    steps: jax.Array
+
+
+@jl.described
+def counted(*, cell: jl.Cell) -> jl.Cell:
+    """A cell that counts its steps, in whole numbers."""
+
+    def initial_carry(params, batch_shape=()):
+        return CountedCarry(*cell.initial_carry(params, batch_shape), jnp.zeros(batch_shape, int))
+
+    def step(params, carry, x):
+        new, output = cell.step(params, FastCarry(carry.hidden), x)
+        return CountedCarry(*new, carry.steps + 1), output
+
+    return jl.Cell(cell.init, initial_carry, step, cell.input_shape)
+
+
+@pytest.mark.usefixtures("x64")
+def test_whole_numbers_in_a_state_are_left_out_of_what_is_measured():
+    params, inputs, loss = random_params(CELL), random_inputs(CELL, B, T), jnp.sum
+    plain, more = [
+        (
+            jl.gradients.memory_timescales(cell, params, inputs),
+            jl.gradients.flow(cell, params, inputs, loss)[:2],
+            jl.gradients.norm_penalty(cell, params, inputs, loss),
+            jl.gradients.jacobian_norms(cell, params, inputs),
+        )
+        for cell in (CELL, counted(cell=CELL))
+    ]
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(more), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+    assert more[0].units.steps is None
