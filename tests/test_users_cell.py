@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_table import random_inputs, random_params
+from flax import nnx
 
 import jaxlstm as jl
 
@@ -275,3 +276,33 @@ def test_whole_numbers_in_a_state_are_left_out_of_what_is_measured():
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(more), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
     assert more[0].units.steps is None
+
+
+@jl.described
+def in_dicts(*, cell: jl.Cell) -> jl.Cell:
+    """A cell whose parameters and carry are dictionaries."""
+
+    def step(params, carry, x):
+        new, output = cell.step(FastParams(**params), FastCarry(**carry), x)
+        return new._asdict(), output
+
+    return jl.Cell(
+        lambda key: cell.init(key)._asdict(),
+        lambda params, batch=(): cell.initial_carry(FastParams(**params), batch)._asdict(),
+        step,
+        cell.input_shape,
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_parts_of_dictionaries_are_named_by_their_keys():
+    cell, inputs = in_dicts(cell=CELL), random_inputs(CELL, B, T)
+    layer = jl.nn.RNN(cell, metadata={"alpha": {"mine": 1}}, rngs=nnx.Rngs(0))
+    assert layer.weights["alpha"].mine == 1
+    whole, part = [
+        jl.gradients.jacobian_norms(cell, layer.params, inputs, path=path)
+        for path in (None, ("hidden",))
+    ]
+    np.testing.assert_allclose(part, whole, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"parts of the carry, \['hidden'\], got 'memory'"):
+        jl.gradients.jacobian_norms(cell, layer.params, inputs, path=("memory",))

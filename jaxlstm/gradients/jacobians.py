@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_choice
+from jaxlstm.cells.trees import name_of
 from jaxlstm.gradients.flow import flattened, numbers
 from jaxlstm.gradients.trace import step_with_sites
 from jaxlstm.gradients.walk import walk
@@ -176,7 +177,7 @@ def _chosen(carry: Carry, path: Sequence[str] | None) -> np.ndarray | None:
         path = (path,)
     indices, names, offset = [], set(), 0
     for keys, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        name = getattr(keys[-1], "name", str(keys[-1])) if keys else ""
+        name = name_of(keys)
         names.add(name)
         size = numbers(leaf.shape, leaf.dtype)
         if name in path:
