@@ -179,6 +179,26 @@ def test_any_length_mapped_and_in_both_directions(length):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5), scan, fused)
 
 
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_loss_of_each_row_mapped_with_its_length_and_then_differentiated(rows):
+    """Of 5 rows and 5 steps, one in the place of the other is no error but a wrong number."""
+    params = CELLS[3].init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (rows, 5, 3))
+    lengths = jnp.array([3, 5, 0, 1, 4])[:rows]
+
+    def loss(backend, params):
+        def of_row(x, length):
+            outputs = jl.unroll(CELLS[3], params, x, lengths=length, backend=backend).outputs
+            return jnp.arange(5.0) @ jnp.sin(outputs).sum(axis=-1)
+
+        return jax.vmap(of_row)(inputs, lengths).sum()
+
+    scan, fused = (
+        jax.value_and_grad(functools.partial(loss, b))(params) for b in ("scan", "fused")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5), scan, fused)
+
+
 def test_what_is_known_is_multiplied_together():
     def merge(state, gate):
         opened, new = jnp.split(gate, 2)

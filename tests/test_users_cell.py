@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_table import random_inputs, random_params
+from flax import nnx
 
 import jaxlstm as jl
 
@@ -177,3 +178,131 @@ def test_a_users_cell_refuses_what_does_not_fit_without_a_line_of_its_own():
         CELL.init(0)
     with pytest.raises(TypeError, match="`batch_shape` must be a tuple of ints, got 3"):
         CELL.initial_carry(params, B)
+
+
+class RotatingParams(NamedTuple):
+    kernel: jax.Array
+    decay: jax.Array
+    readout: jax.Array
+
+
+class RotatingCarry(NamedTuple):
+    hidden: jax.Array
+
+
+@jl.described
+def rotating(*, size: int) -> jl.Cell:
+    """h = λ h + x W, complex, whose output is Re h V."""
+
+    def init(key):
+        parts = jax.random.normal(key, (2, 3, size))
+        kernel, decay, readout = jax.lax.complex(*parts) / 2
+        return RotatingParams(kernel[None], decay, readout[:, None])
+
+    def initial_carry(params, batch_shape=()):
+        return RotatingCarry(jnp.zeros((*batch_shape, size), params.decay.dtype))
+
+    def step(params, carry, x):
+        product = x.astype(params.kernel.dtype) @ params.kernel
+        hidden = jnp.broadcast_to(params.decay, product.shape) * carry.hidden + product
+        return RotatingCarry(hidden), (hidden @ params.readout).real
+
+    return jl.Cell(init, initial_carry, step, input_shape=(1,))
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_cell_with_a_complex_state_is_measured_as_one_of_twice_as_many_real_numbers():
+    cell = rotating(size=3)
+    params, inputs = cell.init(jax.random.key(0)), random_inputs(cell, B, T)
+    last = lambda outputs: jnp.sum(outputs[:, -1])  # noqa: E731
+    decay, lags = np.asarray(params.decay), np.arange(T)[::-1, None]
+    adjoint = decay**lags * np.asarray(params.readout).T
+
+    found = jl.gradients.flow(cell, params, inputs, last)
+    np.testing.assert_allclose(found.gradients.hidden, np.stack([adjoint] * B), atol=1e-12)
+    norms = np.linalg.norm(adjoint, axis=-1)
+    np.testing.assert_allclose(found.norms.hidden, np.stack([norms] * B), atol=1e-12)
+
+    taught = jl.gradients.weight_flow(cell, params, inputs, last)
+    gradient = jax.grad(lambda params: last(jl.unroll(cell, params, inputs).outputs))(params)
+    for steps, whole in zip(taught.steps, gradient, strict=True):
+        np.testing.assert_allclose(steps.sum(axis=0), whole, atol=1e-12)
+
+    sizes = np.sort(np.abs(decay))[::-1]
+    powers = sizes[0] ** np.arange(T, -1, -1)
+    found = jl.gradients.jacobian_norms(cell, params, inputs[0], path=("hidden",))
+    np.testing.assert_allclose(found, powers, rtol=1e-9)
+    found = jl.gradients.jacobian_spectrum(cell, params, inputs[0]).log_values[0]
+    np.testing.assert_allclose(found, T * np.log(np.repeat(sizes, 2)), rtol=1e-9)
+    found = jl.gradients.lyapunov_spectrum(cell, params, inputs[0], count=6, blocks=1).exponents
+    np.testing.assert_allclose(found.sum(), 2 * np.log(sizes).sum(), rtol=1e-9)
+
+    kept = np.linalg.norm(adjoint * decay, axis=-1) / norms
+    found = jl.gradients.norm_penalty(cell, params, inputs, last)
+    np.testing.assert_allclose(found, np.sum((kept - 1) ** 2), rtol=1e-9)
+
+
+class CountedCarry(NamedTuple):
+    hidden: jax.Array
+    steps: jax.Array
+
+
+@jl.described
+def counted(*, cell: jl.Cell) -> jl.Cell:
+    """A cell that counts its steps, in whole numbers."""
+
+    def initial_carry(params, batch_shape=()):
+        return CountedCarry(*cell.initial_carry(params, batch_shape), jnp.zeros(batch_shape, int))
+
+    def step(params, carry, x):
+        new, output = cell.step(params, FastCarry(carry.hidden), x)
+        return CountedCarry(*new, carry.steps + 1), output
+
+    return jl.Cell(cell.init, initial_carry, step, cell.input_shape)
+
+
+@pytest.mark.usefixtures("x64")
+def test_whole_numbers_in_a_state_are_left_out_of_what_is_measured():
+    params, inputs, loss = random_params(CELL), random_inputs(CELL, B, T), jnp.sum
+    plain, more = [
+        (
+            jl.gradients.memory_timescales(cell, params, inputs),
+            jl.gradients.flow(cell, params, inputs, loss)[:2],
+            jl.gradients.norm_penalty(cell, params, inputs, loss),
+            jl.gradients.jacobian_norms(cell, params, inputs),
+        )
+        for cell in (CELL, counted(cell=CELL))
+    ]
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(more), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+    assert more[0].units.steps is None
+
+
+@jl.described
+def in_dicts(*, cell: jl.Cell) -> jl.Cell:
+    """A cell whose parameters and carry are dictionaries."""
+
+    def step(params, carry, x):
+        new, output = cell.step(FastParams(**params), FastCarry(**carry), x)
+        return new._asdict(), output
+
+    return jl.Cell(
+        lambda key: cell.init(key)._asdict(),
+        lambda params, batch=(): cell.initial_carry(FastParams(**params), batch)._asdict(),
+        step,
+        cell.input_shape,
+    )
+
+
+@pytest.mark.usefixtures("x64")
+def test_parts_of_dictionaries_are_named_by_their_keys():
+    cell, inputs = in_dicts(cell=CELL), random_inputs(CELL, B, T)
+    layer = jl.nn.RNN(cell, metadata={"alpha": {"mine": 1}}, rngs=nnx.Rngs(0))
+    assert layer.weights["alpha"].mine == 1
+    whole, part = [
+        jl.gradients.jacobian_norms(cell, layer.params, inputs, path=path)
+        for path in (None, ("hidden",))
+    ]
+    np.testing.assert_allclose(part, whole, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"parts of the carry, \['hidden'\], got 'memory'"):
+        jl.gradients.jacobian_norms(cell, layer.params, inputs, path=("memory",))

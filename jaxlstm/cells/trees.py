@@ -31,6 +31,11 @@ def layout(tree: Any) -> str:
     return type(tree).__name__
 
 
+def name_of(path: Any) -> str:
+    """What a leaf is called: the last field, key or place on the way to it, as JAX gives it."""
+    return jax.tree_util.keystr(path[-1:], simple=True)
+
+
 def bytes_of(tree: Any) -> int:
     """Count the bytes of a pytree of arrays, or of their shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

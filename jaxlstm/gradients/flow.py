@@ -6,6 +6,7 @@ the output and the layers above at the same step, and every later step. The grad
 to these zeros is the adjoint of the state as backpropagation through time defines it.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from jaxlstm.cells.base import (
     described,
     wide_type,
 )
-from jaxlstm.gradients.trace import is_float, step_with_probes
+from jaxlstm.gradients.trace import is_inexact, step_with_probes
 from jaxlstm.unroll import Unrolled, unroll
 from jaxlstm.unroll.checks import check_array
 
@@ -81,7 +82,8 @@ def flow(
 
     Returns:
         `Flow(norms, gradients, loss)`. A part of the carry that is no floating-point array (a
-        random key) is left out as None.
+        random key) is left out as None. By a complex part z the gradient is that of `jax.grad`,
+        ∂L/∂Re z − i ∂L/∂Im z.
 
     Raises:
         TypeError: when `cell` is no `Cell`, or `loss` no function to a floating point number.
@@ -139,7 +141,8 @@ def norm(array: Array, axes: tuple[int, ...]) -> Array:
     # Scaled, since squares of what has vanished below 1e-19 are zero in float32.
     largest = jnp.max(jnp.abs(array), axis=axes, keepdims=True, initial=0)
     unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
-    return jnp.sqrt(jnp.sum(jnp.square(array / unit), axis=axes)) * jnp.squeeze(unit, axes)
+    scaled = _real(array[..., None]) / unit[..., None]
+    return jnp.sqrt(jnp.sum(jnp.square(scaled), axis=(*axes, -1))) * jnp.squeeze(unit, axes)
 
 
 def scalar(loss: Callable[[Any], Array], outputs: Any) -> Array:
@@ -166,24 +169,38 @@ def check_backend(options: Mapping[str, Any]) -> None:
 def side_by_side(parts: Sequence[Array], leading: int) -> tuple[Array, Layout]:
     """Lay out what a step is given in one long vector, behind so many leading axes.
 
-    The vector's type is float32 at least, and float64 where a part is: no part is rounded.
+    The vector's type is float32 at least, and float64 where a part is: no part is rounded. Complex
+    numbers are laid out as two real ones each.
     """
-    types = [wide_type(part.dtype) for part in parts]
+    flat = [_real(p.reshape(*p.shape[:leading], math.prod(p.shape[leading:]))) for p in parts]
+    types = [wide_type(part.dtype) for part in flat]
     dtype = max(types, key=lambda dtype: (jnp.issubdtype(dtype, jnp.floating), dtype.itemsize))
-    flat = [
-        part.reshape(*part.shape[:leading], math.prod(part.shape[leading:])).astype(dtype)
-        for part in parts
-    ]
-    return jnp.concatenate(flat, axis=-1), tuple((p.shape[leading:], p.dtype) for p in parts)
+    vector = jnp.concatenate([part.astype(dtype) for part in flat], axis=-1)
+    return vector, tuple((p.shape[leading:], p.dtype) for p in parts)
+
+
+def numbers(shape: tuple[int, ...], dtype: Any) -> int:
+    """How many real numbers an array holds."""
+    return math.prod(shape) * (2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1)
+
+
+def _real(flat: Array) -> Array:
+    """A part in real numbers: of complex ones the real parts, then the imaginary ones."""
+    return jnp.concatenate([flat.real, flat.imag], axis=-1) if jnp.iscomplexobj(flat) else flat
+
+
+def _typed(flat: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Such a part as it was."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        flat = lax.complex(*jnp.split(flat, 2, axis=-1))
+    return flat.reshape(*flat.shape[:-1], *shape).astype(dtype)
 
 
 def apart(vector: Array, layout: Layout) -> list[Array]:
     """Take one step's vector apart into what `side_by_side` was given, in its shapes and types."""
-    ends = np.cumsum([math.prod(shape) for shape, _ in layout])[:-1]
+    ends = np.cumsum(list(itertools.starmap(numbers, layout)))[:-1]
     parts = zip(jnp.split(vector, ends, axis=-1), layout, strict=True)
-    return [
-        part.reshape(*vector.shape[:-1], *shape).astype(dtype) for part, (shape, dtype) in parts
-    ]
+    return [_typed(part, *place) for part, place in parts]
 
 
 def flattened(carry: Carry) -> tuple[Array, Callable[[Array], Carry]]:
@@ -223,7 +240,7 @@ def _visit(
         lambda: unroll(cell, params, inputs, **{**options, "return_carries": True})
     )
     leaves, structure = jax.tree.flatten(plain.carries)
-    which = [index for index, leaf in enumerate(leaves) if is_float(leaf)]
+    which = [index for index, leaf in enumerate(leaves) if is_inexact(leaf)]
     probes = probe([leaves[index] for index in which])
     tree: list[Any] = [None] * len(leaves)
     for index, leaf in zip(which, probes, strict=True):
@@ -245,5 +262,5 @@ def _probed(cell: Cell, layout: Layout) -> Cell:
         x, *probes = apart(x, layout)
         return step_with_probes(cell, params, carry, x, probes)
 
-    size = sum(math.prod(shape) for shape, _ in layout)
+    size = sum(itertools.starmap(numbers, layout))
     return Cell(cell.init, cell.initial_carry, step, (size,), stochastic=cell.stochastic)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_size, wide
-from jaxlstm.gradients.trace import RANGES, step_with_sites
+from jaxlstm.gradients.trace import RANGES, is_inexact, step_with_sites
 from jaxlstm.gradients.walk import Walk, walk, where_valid
 
 
@@ -198,7 +198,8 @@ def memory_timescales(
         lengths: `[*batch]`, valid steps.
 
     Returns:
-        `Timescales(factors, steps, units, quantiles)`. NaN where a step, or none, is valid.
+        `Timescales(factors, steps, units, quantiles)`. NaN where a step, or none, is valid. A part
+        of the carry that is no floating-point array, such as a counter, is left out as None.
 
     Raises:
         TypeError: when `cell` is no `Cell`.
@@ -249,7 +250,10 @@ def direct_factors(cell: Cell, params: Params, along: Walk) -> Carry:
         carry = structure.unflatten(leaves)
         return jax.tree.leaves(step_with_sites(cell, params, carry, along.inputs, None)[0])
 
-    def keep(index: int) -> Array:
+    def keep(index: int) -> Array | None:
+        if not is_inexact(leaves[index]):
+            return None
+
         def part(leaf: Array) -> Array:
             return step([*leaves[:index], leaf, *leaves[index + 1 :]])[index]
 

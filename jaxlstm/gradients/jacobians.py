@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_choice
-from jaxlstm.gradients.flow import flattened
+from jaxlstm.cells.trees import name_of
+from jaxlstm.gradients.flow import flattened, numbers
 from jaxlstm.gradients.trace import step_with_sites
 from jaxlstm.gradients.walk import walk
 
@@ -42,7 +43,8 @@ def step_jacobians(
 
     Returns:
         `[S, S]`, S the numbers in the carry (or in the parts of the path), in the order of the
-        flattened pytree; in float32 at least.
+        flattened pytree; in float32 at least. A complex part counts as two: its real parts, then
+        its imaginary ones.
 
     Raises:
         ValueError: when no part of the carry has a name in the path, or no gate one to be cut.
@@ -175,11 +177,12 @@ def _chosen(carry: Carry, path: Sequence[str] | None) -> np.ndarray | None:
         path = (path,)
     indices, names, offset = [], set(), 0
     for keys, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        name = getattr(keys[-1], "name", str(keys[-1])) if keys else ""
+        name = name_of(keys)
         names.add(name)
+        size = numbers(leaf.shape, leaf.dtype)
         if name in path:
-            indices.append(np.arange(offset, offset + leaf.size))
-        offset += leaf.size
+            indices.append(np.arange(offset, offset + size))
+        offset += size
     if wrong := sorted(set(path) - names) if path else [path]:
         raise ValueError(f"`path` must name parts of the carry, {sorted(names)}, got {wrong[0]!r}")
     return np.concatenate(indices)

@@ -112,7 +112,7 @@ def step_with_probes(
     rest = iter(probes)
     added = [
         next(rest).reshape(leaf.shape).astype(leaf.dtype)
-        if index < parts and is_float(leaf)
+        if index < parts and is_inexact(leaf)
         else None
         for index, leaf in enumerate(leaves)
     ]
@@ -129,7 +129,7 @@ def step_apart(cell: Cell, params: Params, carry: Carry, x: Array, seen: Carry) 
     closed, shapes = jax.make_jaxpr(cell.step, return_shape=True)(params, carry, x)
     leaves, structure = jax.tree.flatten(shapes)
     parts = jax.tree.leaves(seen)
-    held = [part if is_float(part) else None for part in parts]
+    held = [part if is_inexact(part) else None for part in parts]
     held += [None] * (len(leaves) - len(parts))
     arguments = jax.tree.leaves((params, carry, x))
     found = evaluate(closed.jaxpr, closed.consts, arguments, held=held)
@@ -239,12 +239,13 @@ def _sources(jaxpr: core.Jaxpr) -> dict[Any, Any]:
 
 
 def _is_shorter(a: Any, b: Any) -> bool:
-    return is_float(a) and is_float(b) and a.dtype.itemsize < b.dtype.itemsize
+    real = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (a, b))
+    return real and a.dtype.itemsize < b.dtype.itemsize
 
 
-def is_float(leaf: Any) -> bool:
-    """Whether an array, or its shape, is of floating-point numbers."""
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+def is_inexact(leaf: Any) -> bool:
+    """Whether an array, or its shape, is of floating-point numbers, real or complex."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 class _Watch:

@@ -1,6 +1,6 @@
 """Which time step teaches which weight: the gradient of every parameter, step by step."""
 
-import math
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, described
-from jaxlstm.gradients.flow import Layout, apart, check_backend, norm, scalar, side_by_side
+from jaxlstm.gradients.flow import (
+    Layout,
+    apart,
+    check_backend,
+    norm,
+    numbers,
+    scalar,
+    side_by_side,
+)
 from jaxlstm.unroll import Unrolled, unroll
 from jaxlstm.unroll.checks import check_array
 
@@ -183,5 +191,5 @@ def _nudged(cell: Cell, layout: Layout) -> Cell:
         now = [lax.stop_gradient(leaf) + nudge for leaf, nudge in zip(leaves, nudges, strict=True)]
         return cell.step(structure.unflatten(now), carry, x)
 
-    size = sum(math.prod(shape) for shape, _ in layout)
+    size = sum(itertools.starmap(numbers, layout))
     return Cell(cell.init, cell.initial_carry, step, (size,), stochastic=cell.stochastic)

@@ -11,7 +11,7 @@ from jax import Array, lax
 from jaxlstm.cells import Cell
 from jaxlstm.cells.base import Carry, Params, check_cell, check_choice, check_size, shapes_of, start
 from jaxlstm.cells.noise import with_noise, without_noise
-from jaxlstm.cells.trees import check_tree, layout
+from jaxlstm.cells.trees import check_tree, layout, name_of
 from jaxlstm.unroll import unroll as run
 from jaxlstm.unroll.checks import check_array, check_bool, check_inputs, chunk_length
 from jaxlstm.unroll.engine import BACKENDS
@@ -328,7 +328,7 @@ def draw_key(rngs: nnx.Rngs, stream: str) -> Array:
 def _variables(params: Params, metadata: Mapping[str, Mapping[str, Any]]) -> Any:
     """An `nnx.Param` for every array, with the metadata of its name."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    names = [str(getattr(path[-1], "name", "")) if path else "" for path, _ in leaves]
+    names = [name_of(path) for path, _ in leaves]
     for name in metadata:
         if name not in names:
             raise ValueError(f"`metadata` must name parameters among {names}, got {name!r}")

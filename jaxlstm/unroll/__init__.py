@@ -97,7 +97,7 @@ def unroll(
         carry: the carry to begin with, as `cell.initial_carry(params, batch)`; that one if None.
         lengths: `[*batch]` int, the number of valid steps of each sequence, in [0, T].
         mask: `[*batch, T]` bool, true where a step is valid. With `lengths`, both must hold.
-        resets: `[*batch, T]` bool, true where a new sequence begins.
+        resets: `[*batch, T]` bool, true where a new sequence begins, with `cell.initial_carry`.
         reverse: travel from the last step to the first; outputs stay in the order of the inputs.
         time_major: inputs, outputs, mask, resets and carries lead with T: `[T, *batch, …]`.
         masked_outputs: what an invalid step gives: "zero", or "hold" for the last valid output
