@@ -1,6 +1,7 @@
 """The cuDNN backend: on a CPU with the reference that JAX has for it, on a GPU with the kernels."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +117,22 @@ def test_what_it_cannot_do_is_refused(cell, options, line):
         jl.unroll(
             cell, cell.init(jax.random.key(0)), jnp.ones((B, T, 3)), backend="cudnn", **options
         )
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "wanted"),
+    [
+        ("gpu", "PJRT C API\ncuda 13000", "cuda"),
+        ("gpu", "cuda 12080", "cuda"),
+        ("gpu", "PJRT C API\nrocm 60300", "rocm"),
+        ("tpu", "PJRT C API\nTFRT TPU v4", "tpu"),
+        ("cpu", "cpu", "cpu"),
+    ],
+)
+def test_a_gpu_is_known_by_what_its_client_says(monkeypatch, platform, version, wanted):
+    device = SimpleNamespace(platform=platform, client=SimpleNamespace(platform_version=version))
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert cudnn._platform() == wanted
 
 
 @pytest.mark.skipif(cudnn._platform() == "cuda", reason="there is an NVIDIA GPU")
