@@ -82,11 +82,19 @@ def test_values_and_gradients_are_those_of_the_scan(name, options):
 
 
 @pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("shape", [(0, 3), (6, 3), (2, 3, 6, 3), (0, 6, 3)])
-def test_any_batch_and_length(shape):
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((0, 3), {}),
+        ((6, 3), {}),
+        ((2, 3, 6, 3), {"lengths": jnp.array([[6, 0, 2], [1, 5, 6]]), "reverse": True}),
+        ((0, 6, 3), {}),
+    ],
+)
+def test_any_batch_and_length(shape, options):
     params = LSTM.init(jax.random.key(0))
     inputs = jax.random.normal(jax.random.key(2), shape)
-    found, scan = (jl.unroll(LSTM, params, inputs, backend=b) for b in ("cudnn", "scan"))
+    found, scan = (jl.unroll(LSTM, params, inputs, backend=b, **options) for b in ("cudnn", "scan"))
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, scan)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found, scan)
 
