@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cells_table import random_inputs, random_params
+from cells_table import random_carry, random_inputs, random_params
 
 import jaxlstm as jl
 
@@ -244,6 +244,37 @@ def test_a_residual_around_both_directions_holds_the_sum(reverse, time_major):
     np.testing.assert_array_equal(found, wanted)
     gradient = jax.grad(lambda x: jl.unroll(cell, params, x, **options).outputs.sum())(swap(shown))
     assert np.isfinite(gradient).all()
+
+
+def test_zoneout_in_half_precision_mixes_in_single_and_rounds_once():
+    inner = jl.lstm(input_size=3, hidden_size=50, param_dtype="bfloat16")
+    cell = jl.zoneout(inner, hidden_rate=0.3, cell_rate=0.6)
+    params, x = random_params(cell, dtype="bfloat16"), random_inputs(cell, 4, dtype="bfloat16")
+    before = random_carry(inner, params, 4, dtype="bfloat16")
+    after, _ = inner.step(params, before, x)
+    (found, _), _ = cell.step(params, cell.initial_carry(params, (4,))._replace(carry=before), x)
+    for rate, old, new, got in zip((0.3, 0.6), before, after, found, strict=True):
+        exact = rate * old.astype("float32") + (1 - rate) * new.astype("float32")
+        np.testing.assert_array_equal(got, exact.astype("bfloat16"))
+
+
+def test_residual_in_half_precision_adds_in_single_and_rounds_once():
+    inner = jl.lstm(input_size=50, hidden_size=50, dtype="bfloat16")
+    cell = jl.residual(inner)
+    params, x = random_params(cell, dtype="float32"), random_inputs(cell, 4, 1, dtype="float32")
+    output = jl.unroll(inner, params, x).outputs
+    wanted = (x + output.astype("float32")).astype("bfloat16")
+    np.testing.assert_array_equal(jl.unroll(cell, params, x).outputs, wanted)
+    _, stepped = cell.step(params, cell.initial_carry(params, (4,)), x[:, 0])
+    np.testing.assert_array_equal(stepped, wanted[:, 0])
+
+
+def test_an_average_of_what_float16_holds_is_one_that_it_holds():
+    one = jl.rnn(input_size=1, hidden_size=1, activation="identity", param_dtype="float16")
+    cell = jl.bidirectional(one, one, merge="ave")
+    params = jax.tree.map(jnp.ones_like, cell.init(jax.random.key(0)))
+    found = jl.unroll(cell, params, jnp.full((1, 1), 4e4, "float16")).outputs
+    np.testing.assert_array_equal(found, jnp.full((1, 1), 4e4, "float16"))
 
 
 def test_zoneout_takes_a_step_that_is_compiled():

@@ -1,6 +1,7 @@
 """The cuDNN backend: on a CPU with the reference that JAX has for it, on a GPU with the kernels."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -81,11 +82,19 @@ def test_values_and_gradients_are_those_of_the_scan(name, options):
 
 
 @pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("shape", [(0, 3), (6, 3), (2, 3, 6, 3), (0, 6, 3)])
-def test_any_batch_and_length(shape):
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((0, 3), {}),
+        ((6, 3), {}),
+        ((2, 3, 6, 3), {"lengths": jnp.array([[6, 0, 2], [1, 5, 6]]), "reverse": True}),
+        ((0, 6, 3), {}),
+    ],
+)
+def test_any_batch_and_length(shape, options):
     params = LSTM.init(jax.random.key(0))
     inputs = jax.random.normal(jax.random.key(2), shape)
-    found, scan = (jl.unroll(LSTM, params, inputs, backend=b) for b in ("cudnn", "scan"))
+    found, scan = (jl.unroll(LSTM, params, inputs, backend=b, **options) for b in ("cudnn", "scan"))
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, scan)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found, scan)
 
@@ -116,6 +125,22 @@ def test_what_it_cannot_do_is_refused(cell, options, line):
         jl.unroll(
             cell, cell.init(jax.random.key(0)), jnp.ones((B, T, 3)), backend="cudnn", **options
         )
+
+
+@pytest.mark.parametrize(
+    ("platform", "version", "wanted"),
+    [
+        ("gpu", "PJRT C API\ncuda 13000", "cuda"),
+        ("gpu", "cuda 12080", "cuda"),
+        ("gpu", "PJRT C API\nrocm 60300", "rocm"),
+        ("tpu", "PJRT C API\nTFRT TPU v4", "tpu"),
+        ("cpu", "cpu", "cpu"),
+    ],
+)
+def test_a_gpu_is_known_by_what_its_client_says(monkeypatch, platform, version, wanted):
+    device = SimpleNamespace(platform=platform, client=SimpleNamespace(platform_version=version))
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert cudnn._platform() == wanted
 
 
 @pytest.mark.skipif(cudnn._platform() == "cuda", reason="there is an NVIDIA GPU")

@@ -720,6 +720,20 @@ def test_inputs_may_lie_on_the_explicit_axes_of_a_mesh(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
 
 
+def test_parameters_need_not_lie_on_the_mesh_of_the_inputs():
+    cell = jl.conv_lstm(input_shape=(3, 1), filters=2, param_dtype="bfloat16")
+    params, inputs = cell.init(jax.random.key(0)), jnp.ones((2, 4, 3, 1), "bfloat16")
+
+    def loss(params, inputs):
+        return jnp.sum(jl.unroll(cell, params, inputs).outputs.astype("float32"))
+
+    wanted = jax.grad(loss)(params, inputs)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        found = jax.grad(loss)(params, jax.device_put(inputs, PartitionSpec("data")))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 @pytest.mark.parametrize("shape", ["b, 7, 3", "2, t, 3"])
 def test_a_size_may_be_left_open_to_an_exported_function(shape):
     cell = jl.lstm(input_size=3, hidden_size=4)

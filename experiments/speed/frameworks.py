@@ -197,6 +197,8 @@ class Torch:
         import torch
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+        # Products in TF32 on a GPU, as JAX has them there by default.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.torch, self.case, self.cell = torch, case, cell_of(case)
         self.module = torch.nn.LSTM(
             case.inputs,

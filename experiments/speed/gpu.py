@@ -6,7 +6,8 @@ That Python is to be one whose JAX and torch both see the GPU; nothing is instal
 weights and turns are those of `make bench`, in float32 as every framework computes it by default
 there, products in TF32, and in bfloat16. Beside the times stands the floor: the products at the
 rate, or the arrays at the bandwidth, that the device reached in the same run. Then what runs in
-parallel over time against the same cell in a scan. What is done so far is written after each case.
+parallel over time against the same cell in a scan. The main shapes come first, and what is done so
+far is written after each case. An engine that fails, hangs or ends says so in its row.
 """
 
 import argparse
@@ -114,7 +115,9 @@ def bytes_moved(case, call):
 
 
 def floor(case, call, rates):
-    """Seconds that the products, or the arrays, take at least."""
+    """Seconds that the products, or the arrays, take at least; None where no rate is known."""
+    if "error" in rates[case.dtype]:
+        return None
     products = case.flops * (3 if call == "gradient" else 1) / rates[case.dtype]["flops"]
     return max(products, bytes_moved(case, call) / rates[case.dtype]["bytes"])
 
@@ -127,7 +130,8 @@ def table(data, rows, call):
     ratios = {"scan": [], "torch": []}
     for row in rows:
         cells = [milliseconds(row["engines"].get(name, {}).get(call)) for name in names]
-        cells.append(f"{1e3 * row['floor'][call]:.2f}")
+        least = row["floor"][call]
+        cells.append(f"{1e3 * least:.2f}" if least else "–")
         mine = median(row, "jaxlstm-one", call)
         for peer, found in ratios.items():
             other = median(row, peer, call)
@@ -155,9 +159,9 @@ def page(data):
         "",
     ]
     for dtype, found in data["rates"].items():
-        lines.append(
-            f"- {dtype}: {found['flops'] / 1e12:.1f} TFLOP/s, {found['bytes'] / 1e9:.0f} GB/s"
-        )
+        words = found.get("error")
+        words = words or f"{found['flops'] / 1e12:.1f} TFLOP/s, {found['bytes'] / 1e9:.0f} GB/s"
+        lines.append(f"- {dtype}: {words}")
     for dtype in TOLERANCES:
         rows = [row for row in data["rows"] if row["dtype"] == dtype]
         for call, words in CALLS.items() if rows else ():
@@ -236,21 +240,25 @@ def main():
         (given.out / "gpu.md").write_text(page(data))
         return data["seconds"] > 60 * given.minutes
 
-    with tempfile.TemporaryDirectory() as folder, engines_of(TITLES) as engines:
-        for case in [case for case in MAIN + HALF + MORE if case.name in given.cases]:
+    def series(cases, engines, folder):
+        for case in [case for case in cases if case.name in given.cases]:
             if late():
                 break
-            row = measure(case, engines, given.rounds, Path(folder), TOLERANCES[case.dtype])
+            row = measure(case, engines, given.rounds, folder, TOLERANCES[case.dtype])
             row |= {"dtype": case.dtype, "floor": {c: floor(case, c, found) for c in CALLS}}
             data["rows"].append(row)
-    for factory, units, rows, steps, backends in PARALLEL:
-        asked = {"factory": factory, "units": units, "rows": rows, "steps": steps}
-        for backend in backends:
-            if late():
-                break
-            row = {"backend": backend, "rounds": given.rounds} | asked
-            data["parallel"].append(row | helper.ask(do="parallel", **row))
-    helper.end()
+
+    with tempfile.TemporaryDirectory() as folder, engines_of(TITLES) as engines:
+        series(MAIN, engines, Path(folder))
+        for factory, units, rows, steps, backends in PARALLEL:
+            asked = {"factory": factory, "units": units, "rows": rows, "steps": steps}
+            for backend in backends:
+                if late():
+                    break
+                row = {"backend": backend, "rounds": given.rounds} | asked
+                data["parallel"].append(row | helper.ask(do="parallel", **row))
+        helper.end()
+        series(HALF + MORE, engines, Path(folder))
     if not late():
         data["step"] = latency([n for n in TITLES if n != "jaxlstm-cudnn"], given.rounds)
         late()

@@ -20,12 +20,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import page
-from cases import MAIN, MORE, SHORT_HALF, STREAM
+from cases import HALF, MAIN, MORE, STREAM
 
 FOLDER = Path(__file__).parent
 TITLES = {
@@ -45,15 +46,20 @@ TOLERANCES = {"float32": 2e-3, "bfloat16": 1e-1}
 """Largest difference of outputs or gradients, against the largest of their entries."""
 TRIES, CROWD = 4, 0.05
 """How often a burst is tried, and the share of the machine above which something disturbed it."""
+PATIENCE = 120
+"""Seconds that a process has for an answer: one that hangs is ended."""
 
 
 class Engine:
-    """A worker process that is stopped while it has nothing to do."""
+    """A worker process that is stopped while it has nothing to do; one that ended begins anew."""
 
     def __init__(self, name, script="worker.py"):
-        self.name = name
+        self.name, self.script = name, script
+        self.begin()
+
+    def begin(self):
         self.process = subprocess.Popen(
-            [sys.executable, FOLDER / script, name],
+            [sys.executable, FOLDER / self.script, self.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -62,11 +68,24 @@ class Engine:
 
     def ask(self, **request):
         """Let it go on, ask, wait for the answer, stop it."""
+        if self.process.poll() is not None:
+            self.begin()
         self.process.send_signal(signal.SIGCONT)
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
+        late = threading.Timer(PATIENCE, self.process.kill)
+        late.start()
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except OSError:  # it ended before it could be asked
+            line = ""
+        late.cancel()
+        if not line.endswith("\n"):
+            self.end()
+            ended = {"error": f"the process ended, status {self.process.returncode}"}
+            self.begin()
+            return ended
         self.process.send_signal(signal.SIGSTOP)
-        return json.loads(line) if line else {"error": "the process has ended"}
+        return json.loads(line)
 
     def timed(self, **request):
         """The answer to a request during which the machine was quiet, or the quietest one."""
@@ -158,6 +177,9 @@ def measure(case, engines, rounds, folder, tolerance):
                 continue
             for call in CALLS:
                 answer = engines[name].timed(do="time", call=call)
+                if "error" in answer:
+                    ready[name]["error"] = answer["error"]
+                    break
                 times[name][call].append(answer["seconds"])
                 others = max(others, answer["others"])
     row = {"case": case.name, "flops": case.flops, "others": others, "engines": {}}
@@ -193,7 +215,7 @@ def spread(values):
 
 def takes(name, case):
     """Whether an engine is measured on a case."""
-    if case in SHORT_HALF:
+    if case in HALF:
         return name in WITH_HALF
     return case in MAIN or name not in SINGLE
 
@@ -212,12 +234,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", nargs="*", default=list(TITLES), choices=list(TITLES))
-    parser.add_argument("--cases", nargs="*", default=[c.name for c in MAIN + MORE + SHORT_HALF])
+    parser.add_argument("--cases", nargs="*", default=[c.name for c in MAIN + MORE + HALF])
     parser.add_argument("--out", type=Path, default=FOLDER)
     given = parser.parse_args()
     begin, rate, rows = time.perf_counter(), sgemm(), {"float32": [], "bfloat16": []}
     with tempfile.TemporaryDirectory() as folder:
-        for case in [case for case in MAIN + MORE + SHORT_HALF if case.name in given.cases]:
+        for case in [case for case in MAIN + MORE + HALF if case.name in given.cases]:
             names = [name for name in given.engines if takes(name, case)]
             with engines_of(names) as engines:
                 found = measure(case, engines, given.rounds, Path(folder), TOLERANCES[case.dtype])
@@ -250,9 +272,12 @@ def about():
         except PackageNotFoundError:
             return f"no {name}"
 
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=FOLDER, capture_output=True, text=True
-    ).stdout.strip()
+    try:
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=FOLDER, capture_output=True, text=True
+        ).stdout.strip()
+    except OSError:
+        revision = "unknown"
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "?")
     packages = ("jax", "torch", "keras", "flax", "dm-haiku", "equinox")

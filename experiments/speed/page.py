@@ -5,13 +5,6 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
-
-from jaxlstm.report.style import MATPLOTLIB
-
 PEERS = ("scan", "keras", "flax", "haiku", "equinox")
 CALLS = {"forward": "forward", "gradient": "forward + gradients of the weights"}
 
@@ -129,6 +122,13 @@ def trouble(data):
 
 def figure(data, path):
     """Times against torch, by case and engine."""
+    import matplotlib  # which a machine with a GPU may lack: its page has no figure
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    from jaxlstm.report.style import MATPLOTLIB
+
     rows = [row for row in data["rows"] if median(row, "torch", "gradient")]
     names = [n for n in data["titles"] if n != "torch"]
     if not rows:

@@ -19,6 +19,8 @@ from jaxlstm.cells.base import (
     serialized,
     split_key,
     start,
+    wide,
+    wide_type,
 )
 
 
@@ -134,11 +136,15 @@ def residual(cell: Cell) -> Cell:
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Array]:
         carry, output = cell.step(params, carry, x)
-        return carry, x.astype(output.dtype) + output
+        return carry, add(x, output)
 
     def run(unroll: Any, params: Params, x: Array, **options: Any) -> tuple[Array, Carry, Carry]:
         inner = unroll(cell, params, x, **options)
-        return x.astype(inner.outputs.dtype) + inner.outputs, inner.carry, inner.carries
+        return add(x, inner.outputs), inner.carry, inner.carries
+
+    def add(x: Array, output: Array) -> Array:
+        """In float32 at least, rounded once."""
+        return (x.astype(wide_type(output.dtype)) + wide(output)).astype(output.dtype)
 
     return Cell(
         cell.init,
@@ -163,7 +169,7 @@ MERGES: dict[str, Callable[[Any, Any], Any]] = {
     "concat": lambda a, b: jnp.concatenate([a, b], axis=-1),
     "sum": lambda a, b: a + b,
     "mul": lambda a, b: a * b,
-    "ave": lambda a, b: (a + b) / 2,
+    "ave": lambda a, b: ((wide(a) + wide(b)) / 2).astype(jnp.result_type(a, b)),
     "none": lambda a, b: (a, b),
 }
 """What can be done with the outputs of two directions."""

@@ -21,6 +21,7 @@ from jaxlstm.cells.base import (
     described,
     shapes_of,
     start,
+    wide,
 )
 
 
@@ -174,7 +175,7 @@ def zoneout(cell: Cell, *, hidden_rate: float = 0.05, cell_rate: float = 0.5) ->
         def keep(name: str, key: Array | None, before: Array, after: Array) -> Array:
             rate = hidden_rate if name == "hidden" else cell_rate
             if key is None:
-                return rate * before + (1 - rate) * after
+                return (rate * wide(before) + (1 - rate) * wide(after)).astype(after.dtype)
             return jnp.where(jax.random.bernoulli(key, rate, before.shape), before, after)
 
         new = type(old)(*map(keep, old._fields, keys, old, new))

@@ -81,6 +81,7 @@ def run(
     xs = jnp.moveaxis(inputs, axis, 0)
     length, batch_shape = xs.shape[0], batch_of(cell, xs)
     rows = _spec(xs)[1 : 1 + len(batch_shape)]
+    params = _on_mesh(params, rows)
     initial, first = begin(cell, batch_shape, params, carry, key, rows)
     given = (xs, params, carry, lengths, mask, resets)
     initial, first = varying_like((initial, first), given)
@@ -148,6 +149,17 @@ def _laid(carry: Carry, batch_shape: tuple[int, ...], rows: tuple[Any, ...]) -> 
         return jax.sharding.reshard(a, PartitionSpec(*rows, *[None] * (a.ndim - len(rows))))
 
     return jax.tree.map(lay, carry)
+
+
+def _on_mesh(params: Params, rows: tuple[Any, ...]) -> Params:
+    """The parameters on the mesh on which rows lie: whole where their types name none.
+
+    JAX lays an operand of a product there by itself, but not the derivative of a kernel that is
+    cast before it is convolved with.
+    """
+    if not any(rows):
+        return params
+    return jax.tree.map(lambda a: jax.sharding.reshard(a, PartitionSpec(*_spec(a))), params)
 
 
 def _boundaries(begins: Array, reverse: bool) -> Array:
