@@ -156,7 +156,7 @@ def scalar(loss: Callable[[Any], Array], outputs: Any) -> Array:
         raise TypeError(f"`loss` must give a scalar, got {type(given).__name__}") from None
     if value.shape != ():
         raise ValueError(f"`loss` must give a scalar, got shape {list(value.shape)}")
-    if not is_float(value):
+    if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(f"`loss` must give a floating point number, got {value.dtype}")
     return value
 
