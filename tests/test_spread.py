@@ -175,42 +175,41 @@ def test_a_device_without_rows_does_nothing():
     cell = jl.lstm(input_size=3, hidden_size=4)
     params, inputs, _ = case(cell, 3)
 
-    def branches(rows):
-        text = str(jax.make_jaxpr(lambda x: jl.unroll(cell, params, x).outputs)(inputs[:rows]))
-        return text.count("cond[")
+    def branches(run, rows):
+        return str(jax.make_jaxpr(run)(inputs[:rows])).count("cond[")
 
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    with jax.set_mesh(mesh):
-        assert [branches(rows) for rows in (1, 2, 3)] == [1, 0, 0]
+    def outputs(x):
+        return jl.unroll(cell, params, x).outputs
+
+    def slope(x):
+        return jax.jvp(outputs, (x,), (x,))
+
     with jl.spread():
-        assert [branches(rows) for rows in (1, 2, 3)] == [0, 0, 0]
+        assert [branches(slope, rows) for rows in (1, 2, 3)] == [1, 0, 0]
+        # Forward all do the same, which takes as long, and none has to be told.
+        assert [branches(outputs, rows) for rows in (1, 2, 3)] == [0, 0, 0]
+        lowered = jax.jit(outputs).lower(inputs[:1])
+        assert "all-reduce" not in lowered.compile().as_text()
 
 
-def test_spread_lays_nothing_over_the_devices_but_batches():
+def test_a_row_and_its_derivatives_mapped_and_of_second_order():
     cell = jl.lstm(input_size=3, hidden_size=4)
-    with jl.spread() as mesh:
-        params, inputs, _ = case(cell, 4)
-        slope = jax.jit(jax.grad(lambda p, x: jnp.sum(jl.unroll(cell, p, x).outputs ** 2)))
-        homely = inputs, params.kernel, slope(params, inputs[:1]).kernel, jnp.ones(3) + 1
-        assert all(len(a.sharding.device_set) == 1 and not a.committed for a in homely)
-        over = slope(params, inputs)
-        assert over.kernel.sharding.device_set == set(mesh.devices.flat)
-        # What a program of all devices gave goes on with what has stayed at home.
-        jax.tree.map(close, slope(over, inputs[:1]), slope(jax.device_get(over), inputs[:1]))
+    params, inputs, _ = case(cell, 6)
+    rows, lengths = inputs[:, None], jnp.arange(6)[:, None]
 
+    def loss(params, x, length):
+        return jnp.sum(jl.unroll(cell, params, x, lengths=length).outputs ** 2)
 
-def test_spread_within_a_function_that_is_compiled():
-    cell = jl.lstm(input_size=3, hidden_size=4)
-    params, inputs, _ = case(cell, 4)
+    def all_of(params):
+        return jnp.sum(jnp.sin(jax.vmap(loss, (None, 0, 0))(params, rows, lengths)))
 
-    def loss(params):
-        with jl.spread():
-            return jnp.sum(jl.unroll(cell, params, inputs).outputs ** 2)
+    def both():
+        twice = jax.grad(lambda p: sum(jnp.sum(a**2) for a in jax.tree.leaves(jax.grad(all_of)(p))))
+        return jax.jit(jax.grad(all_of))(params), jax.jit(twice)(params)
 
-    over = jax.jit(jax.grad(loss))(params)
-    assert len(over.kernel.sharding.device_set) == 2
-    wanted = jax.grad(lambda p: jnp.sum(jl.unroll(cell, p, inputs).outputs ** 2))(params)
-    jax.tree.map(close, over, wanted)
+    alone = both()
+    with jl.spread():
+        jax.tree.map(close, both(), alone)
 
 
 def test_a_mesh_of_ones_own():

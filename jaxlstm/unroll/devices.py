@@ -16,16 +16,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_size
 from jaxlstm.cells.trees import bytes_of
-from jaxlstm.unroll.rows import PLACES, RESULTS, Engine, Laid, all_have, along, batch_of
+from jaxlstm.unroll.rows import (
+    PLACES,
+    RESULTS,
+    Engine,
+    Laid,
+    all_have,
+    along,
+    batch_of,
+    mapped_first,
+)
 
-OWN = "rows"
-"""The axis of `spread`, which lays nothing over the devices but the batch of an `unroll`."""
-AXES = (OWN, "data")
-"""The mesh axes over which `unroll` spreads a batch: "data" is that of a mesh of the user's own."""
+AXIS = "data"
+"""The mesh axis over which `unroll` spreads a batch."""
 PRODUCT = 1 << 21
 """Multiplications of one product of a step on a CPU, where each core has a share of a batch.
 
@@ -46,19 +54,18 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
 
     Within the context each device runs the scan of its share of the rows, and the gradients of the
     parameters are summed once at the end. Results are those of one device up to the rounding of
-    these sums and of products of other sizes. Works around and inside `jit`, `grad` and `vmap`;
-    functions are compiled anew for the context. What is not an `unroll` of several rows is left to
-    JAX, which computes where the arrays lie: a single row is the work of one device, but that of
-    each where parameters come from a program of all.
+    these sums and of products of other sizes. Works inside `jit`, `grad` and `vmap`; functions are
+    compiled anew for the context. What is not an `unroll` is left to JAX, which goes on with arrays
+    as they lie.
 
     A CPU counts as one device unless JAX is told otherwise before its first computation. So enter
     the context first of all: it asks for a device per core. Where JAX has already begun, it takes
-    the devices that there are. A mesh of your own, set by `jax.set_mesh` with an automatic axis
-    called "data", has the batches within spread over that axis, one of a single row too.
+    the devices that there are. It is `jax.set_mesh` with one axis called "data": any mesh of yours
+    with an automatic axis of that name does the same.
 
     A batch is not spread when the cell draws noise at every step (the shares would draw the same).
     Where rows do not go up in devices, the last row is repeated to fill up; devices for which there
-    is nothing else do nothing.
+    is nothing else do nothing. All do a single row alike, and one alone its gradient.
 
     On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.5 to 2.1 times
     as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.1 times as
@@ -74,7 +81,7 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
         devices: how many; all if None.
 
     Yields:
-        The mesh, with one axis, "rows".
+        The mesh.
 
     Raises:
         TypeError: when `devices` is no int.
@@ -107,14 +114,9 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
             stacklevel=3,
         )
     count = devices or len(found)
-    mesh = _mesh(count)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:count])
+    with jax.set_mesh(mesh):
         yield mesh
-
-
-def _mesh(count: int) -> Mesh:
-    devices = jax.devices()[:count]
-    return jax.make_mesh((count,), (OWN,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def _cores() -> int:
@@ -145,9 +147,8 @@ def run_spread(
     batch_shape = batch_of(cell, laid.xs)
     rows = batch_shape[0] if batch_shape and all_have(batch_shape, laid) else 0
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    axis = next((name for name in AXES if kinds.get(name) == AxisType.Auto), None)
-    count = mesh.shape[axis] if axis else 1
-    if axis is None or count == 1 or not rows or (axis == OWN and rows == 1):
+    count = mesh.shape[AXIS] if kinds.get(AXIS) == AxisType.Auto else 1
+    if count == 1 or not rows:
         return engine(cell, options, params, laid)
     device = mesh.abstract_device
     on_cpu = device is not None and device.device_kind == "cpu"
@@ -158,48 +159,75 @@ def run_spread(
     uneven = rows % count
 
     def together(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
-        return work(params, _met(laid, axis, count) if on_cpu else laid)
+        return work(params, _met(laid, count) if on_cpu else laid)
 
     def some(params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
         """Take a share of what each device has; where there is nothing left, do nothing."""
-        begin = jax.lax.axis_index(axis) * share
+        begin = jax.lax.axis_index(AXIS) * share
         rows_of = functools.partial(
             jnp.take, indices=begin + jnp.arange(share, dtype=begin.dtype), mode="clip"
         )
         laid = Laid(*along(rows_of, laid, PLACES))
-        if share * (count - 1) < rows or _others(mesh, axis):
+        if share * (count - 1) < rows or _others(mesh):
             return together(params, laid)
         shapes = jax.eval_shape(work, params, laid)
         idle = lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)  # noqa: E731
         return jax.lax.cond(begin < rows, work, idle, params, laid)
 
-    def at(place: int) -> PartitionSpec:
-        """The dimension at this place over the devices."""
-        return PartitionSpec(*[None] * place, axis)
-
     spread_out = jax.shard_map(
         some if uneven else together,
-        mesh=_mesh(count) if axis == OWN else None,
-        in_specs=(PartitionSpec(), PartitionSpec() if uneven else Laid._make(map(at, PLACES))),
-        out_specs=tuple(map(at, RESULTS)),
-        axis_names={axis},
+        in_specs=(PartitionSpec(), PartitionSpec() if uneven else Laid._make(map(_at, PLACES))),
+        out_specs=tuple(map(_at, RESULTS)),
+        axis_names={AXIS},
         check_vma=False,
     )
-    results = spread_out(params, laid)
-    if uneven:
-        take = functools.partial(jax.lax.slice_in_dim, start_index=0, limit_index=rows)
-        results = along(take, results, RESULTS)
-    outputs, final, carries = results
-    return outputs, final, carries
+
+    def divided(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
+        results = spread_out(params, laid)
+        if uneven:
+            take = functools.partial(jax.lax.slice_in_dim, start_index=0, limit_index=rows)
+            results = along(take, results, RESULTS)
+        outputs, final, carries = results
+        return outputs, final, carries
+
+    if rows == 1 and not _others(mesh):
+        return _by_all(work, divided)(params, laid)
+    return divided(params, laid)
 
 
-def _others(mesh: Any, axis: str) -> bool:
+def _by_all(work: Engine, by_one: Engine) -> Engine:
+    """What all devices compute alike; where it is differentiated, one does and tells the others.
+
+    Forward a row takes a device as long as it takes all of them, side by side, and nothing is to be
+    told. The products of its gradient are as large as a batch's, and would wait for each other.
+    """
+
+    @jax.custom_jvp
+    def run(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
+        return mapped_first(work(params, laid))
+
+    def derived(primals: Any, tangents: Any) -> Any:
+        leaves, structure = jax.tree.flatten(primals)
+        slopes = structure.flatten_up_to(tangents)
+        moving = [at for at, slope in enumerate(slopes) if not isinstance(slope, SymbolicZero)]
+
+        def of(*moved: Array) -> tuple[Any, Carry, Carry]:
+            given = dict(enumerate(leaves)) | dict(zip(moving, moved, strict=True))
+            return by_one(*structure.unflatten(given.values()))
+
+        return jax.jvp(of, [leaves[at] for at in moving], [slopes[at] for at in moving])
+
+    run.defjvp(derived, symbolic_zeros=True)
+    return run
+
+
+def _others(mesh: Any) -> bool:
     """Whether XLA may let devices exchange arrays over another axis, so that all do the same."""
     axes = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
-    return any(size > 1 and kind != AxisType.Manual for name, size, kind in axes if name != axis)
+    return any(size > 1 and kind != AxisType.Manual for name, size, kind in axes if name != AXIS)
 
 
-def _met(laid: Laid, axis: str, count: int) -> Laid:
+def _met(laid: Laid, count: int) -> Laid:
     """The batch, once all devices have begun: each hears from the one before it.
 
     Otherwise the kernel may wake all their threads on one core, and move them apart only after
@@ -207,9 +235,14 @@ def _met(laid: Laid, axis: str, count: int) -> Laid:
     long. A thread that has waited for another is woken on a core that is free.
     """
     ring = [(i, (i + 1) % count) for i in range(count)]
-    heard = jax.lax.ppermute(jax.lax.axis_index(axis), axis, ring) >= 0
+    heard = jax.lax.ppermute(jax.lax.axis_index(AXIS), AXIS, ring) >= 0
 
     def after(a: Array) -> Array:
         return jnp.where(heard, a, jnp.zeros_like(a)) if jnp.issubdtype(a.dtype, jnp.inexact) else a
 
     return laid._replace(first=jax.tree.map(after, laid.first))
+
+
+def _at(place: int) -> PartitionSpec:
+    """The dimension at this place over the devices."""
+    return PartitionSpec(*[None] * place, AXIS)

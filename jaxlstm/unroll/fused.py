@@ -25,7 +25,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxlstm.cells.base import Carry, Cell, Params, like, net_of
 from jaxlstm.cells.trees import bytes_of
 from jaxlstm.unroll.folding import folded
-from jaxlstm.unroll.rows import batch_of, lone
+from jaxlstm.unroll.rows import batch_of, lone, mapped_first
 from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, summed, varying_like
 
 ROWS, SHORT, LONG = 320, 10, 100
@@ -88,7 +88,7 @@ def _run(
     """What `scan_steps` gives, and what `merge` was given at every step if it is to tell."""
     if not tell:
         parted = _parted(cell, options, params, laid)
-        return _mapped_first((scan_steps(parted, options, params, laid), None))
+        return mapped_first((scan_steps(parted, options, params, laid), None))
     split: Any = cell.split
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
@@ -99,18 +99,7 @@ def _run(
 
     telling = _parted(dataclasses.replace(cell, step=step), options, params, laid)
     (outputs, nets), final, carries = scan_steps(telling, options, params, laid)
-    return _mapped_first(((outputs, final, carries), nets))
-
-
-def _mapped_first(found: Any) -> Any:
-    """What was found, with the dimension that `jax.vmap` maps in front, where there is one.
-
-    Where a function with a rule is compiled, mapped and then differentiated, JAX takes the place of
-    that dimension in what the function gives for that in what the rule gives, whose outputs come
-    from the carries and have it elsewhere. Adding and removing a dimension puts it in front, and is
-    nothing in the compiled program.
-    """
-    return jax.tree.map(lambda a: lax.squeeze(lax.expand_dims(a, (0,)), (0,)), found)
+    return mapped_first(((outputs, final, carries), nets))
 
 
 def _parted(cell: Cell, options: Any, params: Params, laid: Any) -> Cell:

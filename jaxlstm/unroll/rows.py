@@ -75,3 +75,14 @@ def lone(cell: Cell, laid: Laid) -> tuple[Laid, Callable[[Any], Any]]:
         return a.reshape(*a.shape[:axis], *ones, *a.shape[axis:])
 
     return Laid(*along(without, laid, PLACES)), lambda found: tuple(along(again, found, RESULTS))
+
+
+def mapped_first(found: Any) -> Any:
+    """What was found, with the dimension that `jax.vmap` maps in front, where there is one.
+
+    Where a function with a rule is compiled, mapped and then differentiated, JAX takes the place of
+    that dimension in what the function gives for that in what the rule gives, whose outputs come
+    from the carries and have it elsewhere. Adding and removing a dimension puts it in front, and is
+    nothing in the compiled program.
+    """
+    return jax.tree.map(lambda a: jax.lax.squeeze(jax.lax.expand_dims(a, (0,)), (0,)), found)
