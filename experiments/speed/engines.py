@@ -44,9 +44,11 @@ class OnJax:
     def __init__(self, case):
         self.case, self.params = case, weights_of(case)
         inputs, lengths = case.arrays()
-        self.inputs = jnp.asarray(inputs, case.dtype)
+        # Copies are made where the context computes; `asarray` may leave them where they were.
+        place = functools.partial(jnp.array, dtype=case.dtype, copy=True)
+        self.inputs = place(inputs)
         self.lengths = jnp.asarray(lengths) if case.ragged else None
-        self.weights = jax.tree.map(lambda a: jnp.asarray(a, case.dtype), self.build())
+        self.weights = jax.tree.map(place, self.build())
         self.mask = jnp.asarray(np.arange(case.length)[None] < lengths[:, None])[..., None]
 
     def compile(self):

@@ -63,6 +63,10 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     the devices that there are. It is `jax.set_mesh` with one axis called "data": any mesh of yours
     with an automatic axis of that name does the same.
 
+    What JAX computes within lies on all devices. Arrays from elsewhere are brought there at every
+    call, which took forward passes of 100 steps, 32 rows and 128 units 1.1 times as long, gradients
+    1.2 times: make copies of them within (`jnp.array`), or lay them out by the mesh.
+
     A batch is not spread when the cell draws noise at every step (the shares would draw the same).
     Where rows do not go up in devices, the last row is repeated to fill up; devices for which there
     is nothing else do nothing. All do a single row alike, and one alone its gradient.
