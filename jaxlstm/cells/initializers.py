@@ -273,6 +273,25 @@ def bias_blocks(init: Callable[..., Array], key: Array, size: int, gates: int, d
     """A bias of `size` numbers for each gate, side by side.
 
     Refuses what knows the gates of an LSTM where there are others: `[3H]` is often a `[4H]` too.
+
+    Args:
+        init: the initialiser, of the whole bias.
+        key: a random key.
+        size: H, the numbers of a gate.
+        gates: n, how many gates.
+        dtype: type of the bias.
+
+    Returns:
+        `[nH]`.
+
+    Raises:
+        ValueError: when the initialiser draws the bias of another number of gates.
+
+    Examples:
+        >>> import jax, jaxlstm as jl
+        >>> key, one = jax.random.key(0), jl.initializers.constant(value=1.0)
+        >>> jl.initializers.bias_blocks(one, key, 2, 3, "float32")
+        Array([1., 1., 1., 1., 1., 1.], dtype=float32)
     """
     blocks = getattr(init, "blocks", None)
     if blocks not in (None, gates):
