@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.cells.describe import Described as Described
 from jaxlstm.cells.describe import described as described
-from jaxlstm.cells.given import checked
+from jaxlstm.cells.given import checked, shapes_drawn
 
 Params = Any
 Carry = Any
@@ -161,7 +161,7 @@ def silent(carry: Carry) -> Carry:
 
 def shapes_of(cell: Cell) -> Params:
     """The parameters of a cell, as shapes alone."""
-    return jax.eval_shape(cell.init, jax.random.key(0))
+    return shapes_drawn(cell.init)
 
 
 def start(cell: Cell, params: Params, batch_shape: tuple[int, ...], key: Array | None) -> Carry:

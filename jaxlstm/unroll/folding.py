@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.extend import core
 
@@ -238,10 +237,12 @@ class _Plan:
             else:
                 others.append(self._written(other))
         vector, matrix = self._joined(vectors, -1), self._joined(matrices, 0)
-        parts = [matrix]
-        if not isinstance(matrix, _Scaled):
-            parts = _columns(matrix, value.size / self.most)
+        known = not isinstance(matrix, _Scaled)
+        parts = _columns(matrix, value.size / self.most) if known else [matrix]
         found = self._joined([self._one_result(value.call, [vector, part]) for part in parts], -1)
+        if known and len(parts) > 1:
+            real = operator.itemgetter((..., slice(matrix.shape[1])))
+            found = self._one_result(real, [found])
         for other in others:
             found = self._one_result(operator.add, [found, other])
         return found
@@ -272,18 +273,27 @@ def _join(*parts: Array, axis: int) -> Array:
 
 
 def _columns(matrix: Array, least: float) -> list[Array]:
-    """The columns of a matrix in so many parts at least, a power of two: other widths are slow."""
+    """The columns of a matrix in so many parts at least, a power of two: other widths are slow.
+
+    The last is filled up with zeros where they are not alike.
+
+    XLA on a CPU compiles a program for each column at which it sees a part begin, but one for all
+    whose beginnings come from a loop.
+    """
     count = 1
     while count < least:
         count *= 2
-    bounds = np.cumsum([0, *map(len, np.array_split(range(matrix.shape[1]), count))])
-    # Where XLA on a CPU sees at which column a part begins, it takes seconds to compile 32 of them.
-    hidden = lax.optimization_barrier(jnp.asarray(bounds))
-    return [
-        lax.dynamic_slice_in_dim(matrix, hidden[at], size, axis=1)
-        for at, size in enumerate(np.diff(bounds))
-        if size
-    ]
+    if count == 1:
+        return [matrix]
+    size = -(-matrix.shape[1] // count)
+    count = -(-matrix.shape[1] // size)
+
+    def turn(_: Any, begins: tuple[Array, ...]) -> tuple[Array, ...]:
+        return *begins[1:], begins[-1] + size
+
+    begins = lax.fori_loop(0, count, turn, (jnp.int32(-size),) * count)
+    filled = jnp.pad(matrix, [(0, 0), (0, -matrix.shape[1] % size)])
+    return [lax.dynamic_slice_in_dim(filled, begin, size, axis=1) for begin in begins]
 
 
 def _replay(

@@ -192,14 +192,14 @@ def entered(laid: Any, reverse: bool) -> Any:
 
 def varying_like(tree: Any, like: Any) -> Any:
     """Let a carry vary over every mesh axis that what reaches it varies over, in `shard_map`."""
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return tree
+    nothing = jnp.int8(0)
     for leaf in jax.tree.leaves(like):
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-            tree = jax.tree.map(
-                lambda c, leaf=leaf: (
-                    c + jnp.zeros_like(leaf, shape=(), dtype=c.dtype)
-                    if jnp.issubdtype(c.dtype, jnp.inexact)
-                    else c
-                ),
-                tree,
-            )
-    return tree
+            nothing += jnp.zeros_like(leaf, shape=(), dtype=jnp.int8)
+
+    def vary(c: Array) -> Array:
+        return c + nothing.astype(c.dtype) if jnp.issubdtype(c.dtype, jnp.inexact) else c
+
+    return jax.tree.map(vary, tree)
