@@ -71,9 +71,9 @@ def spread(devices: int | None = None) -> Iterator[Mesh]:
     Where rows do not go up in devices, the last row is repeated to fill up; devices for which there
     is nothing else do nothing. All do a single row alike, and one alone its gradient.
 
-    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.5 to 2.3 times
-    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.06 times
-    as fast, for gradients 1.02 times, and with a single row .97 times (`experiments/speed`). Larger
+    On a CPU it pays where a step is small: for up to 256 units on 2 cores it was 1.5 to 2.2 times
+    as fast as one device. With 512 units, whose kernels outgrow a core's cache, it was 1.04 times
+    as fast, for gradients 1.03 times, and with a single row .95 times (`experiments/speed`). Larger
     kernels, which every device reads for itself, are better left to one device: 1,024 units were .8
     to .9 times as fast with 64 rows, .6 to .7 times with 16. One device alone of several computes
     with one core: do not enter the context then. Put several steps of a training into one call:
