@@ -247,7 +247,7 @@ def test_products_that_are_added_up_are_one_in_parts(most, products):
 
 
 @pytest.mark.parametrize(("most", "products"), [(209, 2), (60, 4), (1, 7)])
-def test_the_last_part_is_filled_up_and_none_is_empty(most, products):
+def test_parts_may_be_of_two_widths_and_are_not_empty(most, products):
     matrix, x = random_like((jnp.zeros((5, 7)), jnp.zeros((6, 5))), 0, jnp.float32)
     parted = folded(lambda x: x @ matrix, x, linear=False, most=most)
     np.testing.assert_allclose(parted(x), x @ matrix, rtol=1e-5, atol=1e-6)

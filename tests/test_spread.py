@@ -91,10 +91,10 @@ def test_the_devices_do_not_wait_for_each_other_within_the_scan(backend):
 
 
 WIDE = {
-    "lstm": (jl.lstm(input_size=5, hidden_size=6), 12),
+    "lstm": (jl.lstm(input_size=5, hidden_size=6), 16),
     "one feature": (jl.lstm(input_size=1, hidden_size=6), 1 + 8),
-    "relu": (jl.rnn(input_size=5, hidden_size=6, activation="relu"), 3),
-    "gru": (jl.gru(input_size=5, hidden_size=6), 4 + 6),
+    "relu": (jl.rnn(input_size=5, hidden_size=6, activation="relu"), 4),
+    "gru": (jl.gru(input_size=5, hidden_size=6), 4 + 8),
     "variants": (
         jl.lstmp(input_size=5, hidden_size=6, projection_size=3, peepholes=True, dtype="float32"),
         5 + 3 + 1,

@@ -57,7 +57,8 @@ def shapes_drawn(init: Callable[[Array], Any]) -> Any:
 @functools.lru_cache
 def _shapes_drawn(init: Callable[[Array], Any], floats: Any) -> Any:
     """The same, for this type of floats where none is named; they lie on no mesh."""
-    drawn = jax.eval_shape(init, jax.random.key(0))
+    # Within the function even the key is a shape alone: JAX does not begin with it.
+    drawn = jax.eval_shape(lambda: init(jax.random.key(0)))
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), drawn)
 
 

@@ -157,7 +157,7 @@ def zoneout(cell: Cell, *, hidden_rate: float = 0.05, cell_rate: float = 0.5) ->
     """
     _check("zoneout", cell, hidden_rate, "hidden_rate")
     _check("zoneout", cell, cell_rate, "cell_rate")
-    carry = jax.eval_shape(lambda key: cell.initial_carry(cell.init(key)), jax.random.key(0))
+    carry = jax.eval_shape(cell.initial_carry, shapes_of(cell))
     if not hasattr(carry, "hidden"):
         raise ValueError(f"`cell` must have `hidden` in its carry for zoneout, got {cell!r}")
     if hasattr(carry, "stabilizer"):

@@ -237,12 +237,10 @@ class _Plan:
             else:
                 others.append(self._written(other))
         vector, matrix = self._joined(vectors, -1), self._joined(matrices, 0)
-        known = not isinstance(matrix, _Scaled)
-        parts = _columns(matrix, value.size / self.most) if known else [matrix]
+        parts = [matrix]
+        if not isinstance(matrix, _Scaled):
+            parts = _columns(matrix, value.size / self.most)
         found = self._joined([self._one_result(value.call, [vector, part]) for part in parts], -1)
-        if known and len(parts) > 1:
-            real = operator.itemgetter((..., slice(matrix.shape[1])))
-            found = self._one_result(real, [found])
         for other in others:
             found = self._one_result(operator.add, [found, other])
         return found
@@ -275,25 +273,24 @@ def _join(*parts: Array, axis: int) -> Array:
 def _columns(matrix: Array, least: float) -> list[Array]:
     """The columns of a matrix in so many parts at least, a power of two: other widths are slow.
 
-    The last is filled up with zeros where they are not alike.
-
     XLA on a CPU compiles a program for each column at which it sees a part begin, but one for all
-    whose beginnings come from a loop.
+    of a width whose beginnings come from a loop.
     """
     count = 1
     while count < least:
         count *= 2
-    if count == 1:
-        return [matrix]
-    size = -(-matrix.shape[1] // count)
-    count = -(-matrix.shape[1] // size)
+    size, wider = divmod(matrix.shape[1], count)
 
-    def turn(_: Any, begins: tuple[Array, ...]) -> tuple[Array, ...]:
-        return *begins[1:], begins[-1] + size
+    def turn(at: Array, begins: tuple[Array, ...]) -> tuple[Array, ...]:
+        return *begins[1:], at * size + jnp.minimum(at, wider)
 
-    begins = lax.fori_loop(0, count, turn, (jnp.int32(-size),) * count)
-    filled = jnp.pad(matrix, [(0, 0), (0, -matrix.shape[1] % size)])
-    return [lax.dynamic_slice_in_dim(filled, begin, size, axis=1) for begin in begins]
+    begins = lax.fori_loop(0, count, turn, (0,) * count)
+    sizes = [size + (at < wider) for at in range(count)]
+    return [
+        lax.dynamic_slice_in_dim(matrix, begin, size, axis=1)
+        for begin, size in zip(begins, sizes, strict=True)
+        if size
+    ]
 
 
 def _replay(
