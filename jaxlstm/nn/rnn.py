@@ -28,7 +28,7 @@ class Options(TypedDict, total=False):
     stateful: bool
     truncate: int | None
     remat: str | int
-    unroll: int
+    unroll: int | None
     backend: str
     metadata: Mapping[str, Mapping[str, Any]]
 
@@ -110,7 +110,7 @@ class RNN(nnx.Module):
         stateful: bool = False,
         truncate: int | None = None,
         remat: str | int = "none",
-        unroll: int = 1,
+        unroll: int | None = None,
         backend: str = "auto",
         params: Params | None = None,
         metadata: Mapping[str, Mapping[str, Any]] | None = None,
@@ -132,7 +132,8 @@ class RNN(nnx.Module):
         if truncate is not None:
             check_size("truncate", truncate)
         chunk_length(remat, 1)
-        check_size("unroll", unroll)
+        if unroll is not None:
+            check_size("unroll", unroll)
         check_choice("backend", backend, BACKENDS)
         if params is None:
             params = cell.init(draw_key(check_rngs(rngs), "params"))

@@ -59,7 +59,7 @@ class Options:
     include_initial: bool
     truncate: int | None
     chunk: int | None
-    unroll: int
+    unroll: int | None
     backend: str | Newton
     most: int | None = None
 

@@ -37,6 +37,8 @@ CHUNK = 2 << 20
 Arrays of many megabytes come from fresh pages: 10 steps of 1,024 rows and 64 units, with slopes of
 10 MB in one chunk, took twice as long.
 """
+GPU_CHUNK = 1 << 28
+"""The same on a GPU, which waits for every kernel: `LONG` steps in a chunk, if they are no more."""
 WIDE = 256
 """Weights for each number that `merge` is given, from which on a product costs more than memory."""
 MOST_NARROW, MOST_WIDE = 1 << 24, 1 << 28
@@ -276,7 +278,11 @@ def _shown(steps: Steps, x: Array) -> Array:
 
 def _chunk(length: int, rows: int, size: int) -> int:
     """Steps of so many rows and bytes in a chunk, such that the chunks go up in all, or nearly."""
-    short = min(SHORT, CHUNK // max(size, 1)) if jax.default_backend() == "cpu" else SHORT
+    short, size = SHORT, max(size, 1)
+    if jax.default_backend() == "cpu":
+        short = min(SHORT, CHUNK // size)
+    if jax.default_backend() == "gpu":
+        short = max(SHORT, GPU_CHUNK // size)
     best = min(max(ROWS // max(rows, 1), short, 1), LONG)
     if length <= best:
         return max(length, 1)

@@ -14,6 +14,13 @@ from jaxlstm.cells.base import Carry, Cell, Noisy, Params, like, wide
 Steps = dict[str, Any]
 Step = Callable[[Carry, Any], tuple[Carry, Any]]
 
+TURN = 8
+"""Steps in one turn of a loop on a GPU.
+
+There every kernel of a step waits for the one before. XLA hands the kernels of a turn over at once,
+as a graph, and makes one product of those with the inputs.
+"""
+
 
 def scan_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
     """Outputs, final carry and carries (or None) of a laid-out sequence, time leading."""
@@ -134,15 +141,20 @@ def _twins(outputs: list[Array], carry: Any) -> list[int | None]:
 
 def _scan(body: Any, state: Any, xs: Any, options: Any, prepare: Any, entries: Any) -> Any:
     """`lax.scan`, or one that stores only the state between chunks and computes the rest again."""
-    reverse, unroll, chunk = options.reverse, options.unroll, options.chunk
-    if chunk is None:
+    reverse, chunk = options.reverse, options.chunk
+
+    def loop(state: Any, xs: Any) -> Any:
+        unroll = options.unroll or _turn(jax.tree.leaves(xs)[0].shape[0])
         return lax.scan(body, state, xs, reverse=reverse, unroll=unroll)
+
+    if chunk is None:
+        return loop(state, xs)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def run_chunk(state: Any, now: Any) -> Any:
         xs, entry = now
         ready = xs if prepare is None else prepare(xs, entry)
-        return lax.scan(body, state, ready, reverse=reverse, unroll=unroll)
+        return loop(state, ready)
 
     length = jax.tree.leaves(xs)[0].shape[0]
     whole = length // chunk * chunk
@@ -169,6 +181,17 @@ def _scan(body: Any, state: Any, xs: Any, options: Any, prepare: Any, entries: A
         state, head = run_whole(state)
         state, rest = run_rest(state)
     return state, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, rest)
+
+
+def _turn(length: Any) -> int:
+    """Steps in one turn of a compiled loop of so many: about `TURN` on a GPU, one elsewhere.
+
+    As many as go up in the length, or nearly: those left over are a program of their own.
+    """
+    if not isinstance(length, int) or jax.default_backend() != "gpu":
+        return 1
+    near = range(TURN // 2 + 1, TURN * 3 // 2 + 1)
+    return min(near, key=lambda turn: (length % turn, abs(turn - TURN)))
 
 
 def choose(flag: Array, yes: Any, no: Any, latest: Any = None) -> Any:
