@@ -36,6 +36,14 @@ def x64():
         yield
 
 
+@pytest.fixture
+def fresh_programs():
+    """For a test that pretends what the platform is: its programs are of nobody else."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def compile_fast():
     """For modules of small programs, each run once: compile with little optimisation."""

@@ -25,6 +25,7 @@ CELLS = [
     jl.rnn(input_size=3, hidden_size=4, recurrent_bias=True),
     jl.lstmp(input_size=3, hidden_size=4, projection_size=2, peepholes=True),
     jl.stack(jl.rnn(input_size=3, hidden_size=2), jl.residual(jl.gru(input_size=2, hidden_size=2))),
+    jl.conv_lstm(input_shape=(4, 1), filters=2, strides=2, peepholes=True),
 ]
 B, T = 3, 47
 LENGTHS = jnp.array([0, T, 20], jnp.int32)
@@ -42,11 +43,11 @@ OPTIONS = {
 
 def case(cell, dtype, options):
     params = random_params(cell, dtype=dtype)
-    inputs = jax.random.normal(jax.random.key(2), (B, T, 3), dtype)
+    inputs = jax.random.normal(jax.random.key(2), (B, T, *cell.input_shape), dtype)
     if "lengths" in options:
-        inputs = jnp.where(
-            (jnp.arange(T, dtype=jnp.int32)[None] < LENGTHS[:, None])[..., None], inputs, jnp.nan
-        )
+        valid = jnp.arange(T, dtype=jnp.int32)[None] < LENGTHS[:, None]
+        valid = valid.reshape(B, T, *(1,) * len(cell.input_shape))
+        inputs = jnp.where(valid, inputs, jnp.nan)
     carry = random_like(cell.initial_carry(params, (B,)), 5, dtype)
     return params, inputs, carry
 
@@ -101,8 +102,17 @@ def test_chunks_of_few_steps_have_every_derivative(steps, length, name, monkeypa
     assert module._chunk(T, B, 0) == length
 
 
-@pytest.mark.parametrize(("rows", "chunk"), [(1, 100), (32, 10), (256, 10), (1024, 4), (8192, 1)])
-def test_a_chunk_has_so_many_rows_that_its_arrays_stay_small(rows, chunk):
+@pytest.mark.usefixtures("fresh_programs")
+@pytest.mark.parametrize(
+    ("platform", "rows", "chunk"),
+    [
+        *(("cpu", *each) for each in [(1, 100), (32, 10), (256, 10), (1024, 4), (8192, 1)]),
+        *(("gpu", *each) for each in [(1, 100), (1024, 100), (8192, 50)]),
+        ("tpu", 8192, 10),
+    ],
+)
+def test_a_chunk_has_so_many_rows_that_its_arrays_stay_small(platform, rows, chunk, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     cell = jl.lstm(input_size=2, hidden_size=32)
     params = cell.init(jax.random.key(0))
 

@@ -411,6 +411,31 @@ def test_how_it_is_run_changes_no_number(options):
     close(value_and_gradients(cell, **options), value_and_gradients(cell, **meaning))
 
 
+@pytest.mark.usefixtures("fresh_programs")
+@pytest.mark.parametrize(
+    ("steps", "turn"), [(0, 8), (1, 8), (5, 5), (7, 7), (97, 8), (98, 7), (100, 10)]
+)
+def test_a_loop_on_a_gpu_does_several_steps_in_one_turn(steps, turn, monkeypatch):
+    cell, lengths = CELLS["lstm"], np.arange(B) * steps // B
+    params, inputs = random_params(cell), random_inputs(cell, B, steps)
+
+    def loss(params, inputs, **options):
+        out = jl.unroll(cell, params, inputs, lengths=lengths, **options)
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(out))
+
+    def program(**options):
+        return str(jax.make_jaxpr(functools.partial(loss, **options))(params, inputs))
+
+    gradient = jax.value_and_grad(loss, (0, 1))
+    wanted = gradient(params, inputs, backend="scan")
+    assert "unroll=1\n" in program()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.clear_caches()
+    assert f"unroll={turn}\n" in program()
+    assert "unroll=3\n" in program(unroll=3)
+    close(gradient(params, inputs), wanted, 1e-10)
+
+
 def test_computing_again_stores_less_for_the_backward_pass():
     cell, steps = CELLS["lstm"], 400
     params, inputs = random_params(cell), random_inputs(cell, steps)

@@ -249,7 +249,7 @@ def main():
             data["rows"].append(row)
 
     with tempfile.TemporaryDirectory() as folder, engines_of(TITLES) as engines:
-        series(MAIN, engines, Path(folder))
+        series(MAIN + HALF, engines, Path(folder))
         for factory, units, rows, steps, backends in PARALLEL:
             asked = {"factory": factory, "units": units, "rows": rows, "steps": steps}
             for backend in backends:
@@ -258,7 +258,7 @@ def main():
                 row = {"backend": backend, "rounds": given.rounds} | asked
                 data["parallel"].append(row | helper.ask(do="parallel", **row))
         helper.end()
-        series(HALF + MORE, engines, Path(folder))
+        series(MORE, engines, Path(folder))
     if not late():
         data["step"] = latency([n for n in TITLES if n != "jaxlstm-cudnn"], given.rounds)
         late()

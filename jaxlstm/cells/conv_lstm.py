@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import Activation, function_of
 from jaxlstm.cells.base import (
     Cell,
+    Split,
     check_choice,
     check_size,
     described,
@@ -21,6 +22,7 @@ from jaxlstm.cells.base import (
     serialized,
     wide,
 )
+from jaxlstm.cells.convolution import Window, convolve
 from jaxlstm.cells.lstm import GATES, LSTMCarry
 
 
@@ -121,7 +123,7 @@ def conv_lstm(
             f"`input_shape` must be 1 to 3 dimensions of space and one of channels, got "
             f"{tuple(input_shape)}"
         )
-    window = _per_dimension("kernel_size", kernel_size, dims)
+    sizes = _per_dimension("kernel_size", kernel_size, dims)
     stride = _per_dimension("strides", strides, dims)
     dilation = _per_dimension("dilation_rate", dilation_rate, dims)
     check_choice("padding", padding, ("same", "valid"))
@@ -131,23 +133,21 @@ def conv_lstm(
     *space_in, channels = input_shape
     space = tuple(
         -(-n // s) if padding == "same" else (n - d * (k - 1) - 1) // s + 1
-        for n, k, s, d in zip(space_in, window, stride, dilation, strict=True)
+        for n, k, s, d in zip(space_in, sizes, stride, dilation, strict=True)
     )
     if min(space) < 1:
         apart = f" with `dilation_rate` {dilation}" if max(dilation) > 1 else ""
         raise ValueError(
-            f"`kernel_size` {window}{apart} must fit into `input_shape` {tuple(input_shape)}"
+            f"`kernel_size` {sizes}{apart} must fit into `input_shape` {tuple(input_shape)}"
         )
     state_shape = (*space, filters)
     width = len(GATES) * filters
-    letters = "DHW"[-dims:]
-    layout = (f"N{letters}C", f"{letters}IO", f"N{letters}C")
 
     def init(key: Array) -> ConvLSTMParams:
         k_kernel, k_recurrent, k_bias = jax.random.split(key, 3)
-        block = (*window, filters, filters)
+        block = (*sizes, filters, filters)
         return ConvLSTMParams(
-            kernel_init(k_kernel, (*window, channels, width), param_dtype),
+            kernel_init(k_kernel, (*sizes, channels, width), param_dtype),
             initializers.recurrent_blocks(
                 recurrent_init, k_recurrent, block, len(GATES), param_dtype
             ),
@@ -159,45 +159,41 @@ def conv_lstm(
         shape, param = (*batch_shape, *state_shape), params.kernel.dtype
         return LSTMCarry(jnp.zeros(shape, dtype or param), jnp.zeros(shape, cell_dtype or param))
 
-    once = (1,) * dims
+    ones = (1,) * dims
+    once, moved = Window(ones, "same", ones), Window(stride, padding, dilation)
 
-    def convolve(
-        x: Array, kernel: Array, stride: Any = once, padding: str = "same", dilation: Any = once
-    ) -> Array:
+    def convolved(x: Array, kernel: Array, window: Window = once) -> Array:
         batch_shape = x.shape[: x.ndim - dims - 1]
         flat = x.reshape(-1, *x.shape[x.ndim - dims - 1 :])
-        convolved = functools.partial(
-            lax.conv_general_dilated,
-            window_strides=stride,
-            padding=padding.upper(),
-            rhs_dilation=dilation,
-            dimension_numbers=layout,
-        )
-        product = multiplied(convolved, flat, kernel)
+        product = multiplied(functools.partial(convolve, window=window), flat, kernel)
         return product.reshape(*batch_shape, *product.shape[1:])
 
-    def recur(hidden: Any, kernel: Array, compute: Any) -> Array:
-        if not isinstance(hidden, tuple):
-            return convolve(hidden.astype(compute), kernel)
-        parts = zip(hidden, jnp.split(kernel, len(GATES), axis=-1), strict=True)
-        return jnp.concatenate([recur(h, block, compute) for h, block in parts], axis=-1)
-
-    def gated_step(
-        params: ConvLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
-    ) -> tuple[LSTMCarry, Array]:
+    def inputs(params: ConvLSTMParams, x: Array) -> Array:
         compute = dtype or params.kernel.dtype
-        z = convolve(x.astype(compute), params.kernel.astype(compute), stride, padding, dilation)
-        z = z + recur(hidden, params.recurrent_kernel.astype(compute), compute)
-        if params.bias is not None:
-            z = z + jnp.broadcast_to(params.bias.astype(z.dtype), z.shape)
+        z = convolved(x.astype(compute), params.kernel.astype(compute), moved)
+        if params.bias is None:
+            return z
+        return z + jnp.broadcast_to(params.bias.astype(z.dtype), z.shape)
+
+    def states(params: ConvLSTMParams, hidden: Any) -> Array:
+        """Where `hidden` is a tuple, each gate's block sees its own."""
+        compute = dtype or params.kernel.dtype
+        kernel = params.recurrent_kernel.astype(compute)
+        if not isinstance(hidden, tuple):
+            return convolved(hidden.astype(compute), kernel)
+        kernels = jnp.split(kernel, len(GATES), axis=-1)
+        parts = zip(hidden, kernels, strict=True)
+        return jnp.concatenate([convolved(h.astype(compute), k) for h, k in parts], axis=-1)
+
+    def merge(peephole: Array | None, carry: LSTMCarry, z: Array) -> tuple[LSTMCarry, Array]:
         kept = wide(carry.cell)
         memory = kept.dtype
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
 
         def look(row: int, cell: Array) -> Array:
-            if params.peephole is None:
+            if peephole is None:
                 return jnp.zeros_like(i)
-            weight = params.peephole[row].astype(z.dtype)
+            weight = peephole[row].astype(z.dtype)
             return jnp.broadcast_to(weight, cell.shape) * cell.astype(z.dtype)
 
         written = named(sigma(i + look(0, carry.cell)), "i") * named(phi(g), "g")
@@ -208,9 +204,20 @@ def conv_lstm(
         new = like(LSTMCarry(hidden, cell), carry)
         return new, new.hidden
 
+    def gated_step(
+        params: ConvLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
+    ) -> tuple[LSTMCarry, Array]:
+        return merge(params.peephole, carry, inputs(params, x) + states(params, hidden))
+
     def step(params: ConvLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
         return gated_step(params, carry, x, carry.hidden)
 
+    split = Split(
+        inputs=lambda params, x: {"z": inputs(params, x)},
+        states=lambda params, carry: {"z": states(params, carry.hidden)},
+        merge=lambda peephole, carry, net: merge(peephole, carry, net["z"]),
+        extra=lambda params: params.peephole,
+    )
     return Cell(
         init,
         initial_carry,
@@ -218,6 +225,7 @@ def conv_lstm(
         tuple(input_shape),
         gated_step=gated_step,
         gates=len(GATES),
+        split=split,
     )
 
 

@@ -138,8 +138,9 @@ def _tangents(
     if keep:
         steps["net"] = nets
     reverse, length = options.reverse, len(laid.xs)
-    size = bytes_of(_shapes(split, params, laid))
-    chunk = _chunk(length, math.prod(batch_of(cell, laid.xs)), size)
+    shapes = _shapes(split, params, laid)
+    rows = max(math.prod(a.shape[:-1]) for a in shapes.values())
+    chunk = _chunk(length, rows, bytes_of(shapes))
     missing = -length % chunk
     # Steps that nobody asks for, behind the last: a shorter chunk would be a second program.
     fill = functools.partial(_fill, missing=missing, reverse=reverse)
