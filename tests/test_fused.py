@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cells_table import CELLS as EVERY
 from cells_table import random_like, random_params
 
 import jaxlstm as jl
@@ -26,6 +27,13 @@ CELLS = [
     jl.lstmp(input_size=3, hidden_size=4, projection_size=2, peepholes=True),
     jl.stack(jl.rnn(input_size=3, hidden_size=2), jl.residual(jl.gru(input_size=2, hidden_size=2))),
     jl.conv_lstm(input_shape=(4, 1), filters=2, strides=2, peepholes=True),
+    jl.lstm(input_size=3, hidden_size=4, full_gate_recurrence=True, projection_size=2),
+    jl.lstm_1997(input_size=3, blocks=2, block_size=2, truncated=False, cell_bias=True),
+    jl.lstm_1997(input_size=3, blocks=2),
+    jl.layer_norm_lstm(input_size=3, hidden_size=4),
+    jl.slstm(input_size=3, hidden_size=4),
+    jl.min_gru(input_size=3, hidden_size=4),
+    jl.min_lstm(input_size=3, hidden_size=4),
 ]
 B, T = 3, 47
 LENGTHS = jnp.array([0, T, 20], jnp.int32)
@@ -83,6 +91,12 @@ def test_every_derivative_is_that_of_the_scan(cell, backend, name):
         assert len(jax.tree.leaves(fused)) == len(jax.tree.leaves(scan)) > 8
         for a, b in zip(jax.tree.leaves(scan), jax.tree.leaves(fused), strict=True):
             np.testing.assert_allclose(b, a, rtol=1e-8, atol=1e-10)
+
+
+def test_the_cells_that_have_it_not_are_those_that_unroll_names():
+    names = {name for name, cell in EVERY.items() if cell.split is None and cell.run is None}
+    noisy = {name for name in names if EVERY[name].stochastic}
+    assert names - noisy == {"indrnn", "mgu", "mlstm", "gru-reset-before"}
 
 
 @pytest.mark.parametrize(
@@ -331,11 +345,7 @@ def test_the_product_back_is_with_a_matrix_that_lies_row_by_row():
     ("cell", "options", "line"),
     [
         (jl.gru(input_size=3, hidden_size=4, reset_after=False), {}, "`backend` 'fused' needs"),
-        (
-            jl.lstm(input_size=3, hidden_size=4, full_gate_recurrence=True),
-            {},
-            "`backend` 'fused' needs",
-        ),
+        (jl.indrnn(input_size=3, hidden_size=4), {}, "`backend` 'fused' needs"),
         (
             jl.stack(CELLS[0], jl.mgu(input_size=4, hidden_size=4)),
             {},

@@ -116,7 +116,8 @@ class Split(NamedTuple):
         inputs: `inputs(params, x)`: what the step makes of its input alone, such as x W + b.
         states: `states(params, carry)`: what it makes of the carry with a product, such as h U; it
             must be affine in the carry.
-        merge: `merge(extra, carry, net) -> (carry, output)`: the rest, elementwise.
+        merge: `merge(extra, carry, net) -> (carry, output)`: the rest, which mixes no rows:
+            elementwise, or a norm of each row.
         extra: `extra(params)`: the parameters that `merge` sees, such as peepholes; none by
             default.
         after: `after(params, (carry, output)) -> (carry, output)`: what the step makes of that with

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name as named
 from jaxlstm.cells import initializers
 from jaxlstm.cells.base import (
     Cell,
+    Split,
     affine,
     check_size,
     described,
@@ -129,13 +130,15 @@ def layer_norm_lstm(
         unit = centred * lax.rsqrt(variance + epsilon)
         return unit * jnp.broadcast_to(scale.astype(z.dtype), z.shape)
 
-    def gated_step(
-        params: LayerNormLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
-    ) -> tuple[LSTMCarry, Array]:
+    def inputs(params: LayerNormLSTMParams, x: Array) -> Array:
+        return affine(x, params.kernel, None, dtype or params.kernel.dtype)
+
+    def states(params: LayerNormLSTMParams, hidden: Any) -> Array:
         compute = dtype or params.kernel.dtype
-        z = norm(affine(x, params.kernel, None, compute), params.kernel_scale)
-        product = gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
-        z = z + norm(product, params.recurrent_scale)
+        return gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
+
+    def merge(params: Any, carry: LSTMCarry, net: Any) -> tuple[LSTMCarry, Array]:
+        z = norm(net["x"], params.kernel_scale) + norm(net["h"], params.recurrent_scale)
         z = z + jnp.broadcast_to(params.bias.astype(z.dtype), z.shape)
         kept = wide(carry.cell)
         memory = kept.dtype
@@ -148,7 +151,26 @@ def layer_norm_lstm(
         new = like(LSTMCarry(hidden, cell), carry)
         return new, new.hidden
 
+    def gated_step(
+        params: LayerNormLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
+    ) -> tuple[LSTMCarry, Array]:
+        return merge(params, carry, {"x": inputs(params, x), "h": states(params, hidden)})
+
     def step(params: LayerNormLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
         return gated_step(params, carry, x, carry.hidden)
 
-    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=len(GATES))
+    split = Split(
+        inputs=lambda params, x: {"x": inputs(params, x)},
+        states=lambda params, carry: {"h": states(params, carry.hidden)},
+        merge=merge,
+        extra=lambda params: params._replace(kernel=None, recurrent_kernel=None),
+    )
+    return Cell(
+        init,
+        initial_carry,
+        step,
+        (input_size,),
+        gated_step=gated_step,
+        gates=len(GATES),
+        split=split,
+    )

@@ -250,16 +250,22 @@ def lstm(
         compute = dtype or params.kernel.dtype
         return gated_affine(hidden, params.recurrent_kernel, len(blocks), compute, more)
 
+    def last_gates(params: Any, carry: Any) -> dict[str, Array]:
+        if not full_gate_recurrence:
+            return {}
+        return {"gates": affine(carry.gates, params.gate_kernel, None, carry.gates.dtype)}
+
     def gated_step(params: Any, carry: Any, x: Array, hidden: Array) -> tuple[Any, Array]:
-        merged = merge(params, carry, inputs(params, x) + states(params, hidden))
+        z = inputs(params, x) + states(params, hidden)
+        merged = merge(params, carry, {"z": z} | last_gates(params, carry))
         return after(params, merged) if projection_size else merged
 
-    def merge(params: Any, carry: Any, z: Array) -> tuple[Any, Array]:
+    def merge(params: Any, carry: Any, products: dict[str, Array]) -> tuple[Any, Array]:
+        z = products["z"]
         compute = z.dtype
         net = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
         if full_gate_recurrence:
-            last = affine(carry.gates, params.gate_kernel, None, carry.gates.dtype)
-            last = jnp.split(last, len(gates), -1)
+            last = jnp.split(products["gates"], len(gates), -1)
             net |= {gate: net[gate] + m for gate, m in zip(gates, last, strict=True)}
 
         def look(gate: str, row: int, cell: Array) -> Array:
@@ -301,15 +307,15 @@ def lstm(
     def step(params: Any, carry: Any, x: Array) -> tuple[Any, Array]:
         return gated_step(params, carry, x, carry.hidden)
 
-    split = None
-    if not full_gate_recurrence:
-        split = Split(
-            inputs=lambda params, x: {"z": inputs(params, x)},
-            states=lambda params, carry: {"z": states(params, carry.hidden)},
-            merge=lambda extra, carry, net: merge(_Peephole(*extra), carry, net["z"]),
-            extra=lambda params: (params.peephole,) if peepholes else (),
-            after=after if projection_size else None,
-        )
+    split = Split(
+        inputs=lambda params, x: {"z": inputs(params, x)},
+        states=lambda params, carry: (
+            {"z": states(params, carry.hidden)} | last_gates(params, carry)
+        ),
+        merge=lambda extra, carry, net: merge(_Peephole(*extra), carry, net),
+        extra=lambda params: (params.peephole,) if peepholes else (),
+        after=after if projection_size else None,
+    )
     return Cell(
         init,
         initial_carry,

@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name as named
 from jaxlstm.cells import initializers
 from jaxlstm.cells.base import (
     Cell,
+    Split,
     affine,
     check_size,
     described,
@@ -136,16 +137,20 @@ def lstm_1997(
             jnp.zeros((*batch_shape, 2 * blocks), compute),
         )
 
-    def step(params: LSTM1997Params, carry: LSTM1997Carry, x: Array) -> tuple[LSTM1997Carry, Array]:
-        compute = dtype or params.kernel.dtype
-        last = jnp.concatenate([carry.gates, carry.hidden], axis=-1)
-        if truncated:
-            last = lax.stop_gradient(last)
+    def inputs(params: LSTM1997Params, x: Array) -> Array:
         bias = params.cell_bias
         if bias is None:
             bias = jnp.zeros(cells, params.kernel.dtype)
-        z = affine(x, params.kernel, jnp.concatenate([params.gate_bias, bias]), compute)
-        z = z + affine(last, params.recurrent_kernel, None, compute)
+        bias = jnp.concatenate([params.gate_bias, bias])
+        return affine(x, params.kernel, bias, dtype or params.kernel.dtype)
+
+    def states(params: LSTM1997Params, carry: LSTM1997Carry) -> Array:
+        last = jnp.concatenate([carry.gates, carry.hidden], axis=-1)
+        if truncated:
+            last = lax.stop_gradient(last)
+        return affine(last, params.recurrent_kernel, None, dtype or params.kernel.dtype)
+
+    def merge(carry: LSTM1997Carry, z: Array) -> tuple[LSTM1997Carry, Array]:
         i, o = (
             named(jax.nn.sigmoid(part), name)
             for name, part in zip("io", jnp.split(z[..., : 2 * blocks], 2, axis=-1), strict=True)
@@ -158,7 +163,15 @@ def lstm_1997(
         new = like(LSTM1997Carry(hidden, cell, jnp.concatenate([i, o], axis=-1)), carry)
         return new, new.hidden
 
-    return Cell(init, initial_carry, step, (input_size,))
+    def step(params: LSTM1997Params, carry: LSTM1997Carry, x: Array) -> tuple[LSTM1997Carry, Array]:
+        return merge(carry, inputs(params, x) + states(params, carry))
+
+    split = Split(
+        inputs=lambda params, x: {"z": inputs(params, x)},
+        states=lambda params, carry: {"z": states(params, carry)},
+        merge=lambda _, carry, net: merge(carry, net["z"]),
+    )
+    return Cell(init, initial_carry, step, (input_size,), split=split)
 
 
 def _per_block(name: str, bias: float | Sequence[float], blocks: int) -> list[float]:

@@ -9,7 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import Cell, affine, check_size, described, like, serialized
+from jaxlstm.cells.base import Cell, Split, affine, check_size, described, like, serialized
 
 
 @serialized
@@ -162,13 +162,23 @@ def _minimal(
     def initial_carry(params: MinimalParams, batch_shape: tuple[int, ...] = ()) -> MinimalCarry:
         return MinimalCarry(jnp.zeros((*batch_shape, hidden_size), dtype or params.kernel.dtype))
 
-    def linear(params: MinimalParams, x: Array) -> tuple[Array, Array]:
-        net = affine(x, params.kernel, params.bias, dtype or params.kernel.dtype)
-        return gates(*jnp.split(net, blocks, axis=-1))
+    def inputs(params: MinimalParams, x: Array) -> Array:
+        return affine(x, params.kernel, params.bias, dtype or params.kernel.dtype)
 
-    def step(params: MinimalParams, carry: MinimalCarry, x: Array) -> tuple[MinimalCarry, Array]:
-        decay, written = linear(params, x)
+    def linear(params: MinimalParams, x: Array) -> tuple[Array, Array]:
+        return gates(*jnp.split(inputs(params, x), blocks, axis=-1))
+
+    def merge(carry: MinimalCarry, z: Array) -> tuple[MinimalCarry, Array]:
+        decay, written = gates(*jnp.split(z, blocks, axis=-1))
         new = like(MinimalCarry(decay * carry.hidden.astype(decay.dtype) + written), carry)
         return new, new.hidden
 
-    return Cell(init, initial_carry, step, (input_size,), linear=linear)
+    def step(params: MinimalParams, carry: MinimalCarry, x: Array) -> tuple[MinimalCarry, Array]:
+        return merge(carry, inputs(params, x))
+
+    split = Split(
+        inputs=lambda params, x: {"z": inputs(params, x)},
+        states=lambda params, carry: {},
+        merge=lambda _, carry, net: merge(carry, net["z"]),
+    )
+    return Cell(init, initial_carry, step, (input_size,), linear=linear, split=split)

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name as named
 from jaxlstm.cells import initializers
 from jaxlstm.cells.base import (
     Cell,
+    Split,
     affine,
     check_choice,
     check_size,
@@ -164,13 +165,16 @@ def slstm(
         memory = [jnp.zeros(shape, cell_dtype or param) for _ in range(3)]
         return SLSTMCarry(jnp.zeros(shape, dtype or param), *memory)
 
-    def gated_step(
-        params: LSTMParams, carry: SLSTMCarry, x: Array, hidden: Any
-    ) -> tuple[SLSTMCarry, Array]:
-        compute, old, carry = dtype or params.kernel.dtype, carry, jax.tree.map(wide, carry)
+    def inputs(params: LSTMParams, x: Array) -> Array:
+        return affine(x, params.kernel, params.bias, dtype or params.kernel.dtype)
+
+    def states(params: LSTMParams, hidden: Any) -> Array:
+        compute = dtype or params.kernel.dtype
+        return gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
+
+    def merge(carry: SLSTMCarry, z: Array) -> tuple[SLSTMCarry, Array]:
+        old, carry = carry, jax.tree.map(wide, carry)
         memory = carry.cell.dtype
-        z = affine(x, params.kernel, params.bias, compute)
-        z = z + gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
         i, g = i.astype(memory), named(jnp.tanh(g), "g").astype(memory)
         forget, empty = log_forget(f.astype(memory)), carry.normalizer == 0
@@ -182,10 +186,28 @@ def slstm(
         new = like(SLSTMCarry(shown, cell, normalizer, top), old)
         return new, new.hidden
 
+    def gated_step(
+        params: LSTMParams, carry: SLSTMCarry, x: Array, hidden: Any
+    ) -> tuple[SLSTMCarry, Array]:
+        return merge(carry, inputs(params, x) + states(params, hidden))
+
     def step(params: LSTMParams, carry: SLSTMCarry, x: Array) -> tuple[SLSTMCarry, Array]:
         return gated_step(params, carry, x, carry.hidden)
 
-    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=len(GATES))
+    split = Split(
+        inputs=lambda params, x: {"z": inputs(params, x)},
+        states=lambda params, carry: {"z": states(params, carry.hidden)},
+        merge=lambda _, carry, net: merge(carry, net["z"]),
+    )
+    return Cell(
+        init,
+        initial_carry,
+        step,
+        (input_size,),
+        gated_step=gated_step,
+        gates=len(GATES),
+        split=split,
+    )
 
 
 @described
