@@ -166,6 +166,13 @@ def page(data):
         rows = [row for row in data["rows"] if row["dtype"] == dtype]
         for call, words in CALLS.items() if rows else ():
             lines += ["", f"## {dtype}, {words}", "", *table(data, rows, call)]
+    lines += ["", "## Compiling a gradient, in seconds, and its temporary memory, in MB", ""]
+    lines += ["| B, T, I, H | auto | plain scan | auto | plain scan |", "|---|---:|---:|---:|---:|"]
+    for row in data["rows"]:
+        both = [row["engines"].get(name, {}) for name in ("jaxlstm-one", "scan")]
+        cells = [f"{found['compile']:.1f}" if "compile" in found else "–" for found in both]
+        cells += [f"{found['memory'] / 1e6:.0f}" if "memory" in found else "–" for found in both]
+        lines.append(f"| {row['case']} | " + " | ".join(cells) + " |")
     if data["step"]:
         lines += ["", "## One step of one row, with the call from Python", ""]
         lines += ["| engine | microseconds |", "|---|---:|"]
@@ -222,7 +229,7 @@ def main():
         helper.end()
         raise SystemExit(f"JAX finds no GPU here: {found['float32']['error']}".rstrip(": "))
     data = {
-        "made": about() | {"command": "make bench-gpu"},
+        "made": about() | {"command": " ".join(["gpu.py", *sys.argv[1:]])},
         "device": "a CPU" if given.cpu else device(),
         "rounds": given.rounds,
         "crowd": CROWD,
