@@ -628,7 +628,7 @@ MISTAKES = {
     "unknown backend": (
         lambda: unroll(backend="cuda"),
         ValueError,
-        "`backend` must be one of ['auto', 'scan', 'fused', 'associative', 'cudnn', 'newton', "
+        "`backend` must be one of ['auto', 'scan', 'fused', 'associative', 'chunked', 'cudnn', 'newton', "
         "'quasi-newton'], got 'cuda'",
     ),
     "seed as key": (

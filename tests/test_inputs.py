@@ -17,7 +17,7 @@ import jaxlstm as jl
 from jaxlstm.unroll.engine import BACKENDS
 
 pytestmark = pytest.mark.promise
-PARALLEL = ("associative", "newton", "quasi-newton")
+PARALLEL = ("associative", "chunked", "newton", "quasi-newton")
 count = st.integers(0, 3)
 flag = st.booleans()
 

@@ -33,6 +33,9 @@ from jaxlstm.cells.minimal import MinimalCarry as MinimalCarry
 from jaxlstm.cells.minimal import MinimalParams as MinimalParams
 from jaxlstm.cells.minimal import min_gru as min_gru
 from jaxlstm.cells.minimal import min_lstm as min_lstm
+from jaxlstm.cells.mlstm import MLSTMCarry as MLSTMCarry
+from jaxlstm.cells.mlstm import MLSTMParams as MLSTMParams
+from jaxlstm.cells.mlstm import mlstm as mlstm
 from jaxlstm.cells.noise import dropout as dropout
 from jaxlstm.cells.noise import recurrent_dropout as recurrent_dropout
 from jaxlstm.cells.noise import weight_drop as weight_drop
@@ -43,8 +46,5 @@ from jaxlstm.cells.rnn import RNNParams as RNNParams
 from jaxlstm.cells.rnn import RNNVariantParams as RNNVariantParams
 from jaxlstm.cells.rnn import indrnn as indrnn
 from jaxlstm.cells.rnn import rnn as rnn
-from jaxlstm.cells.xlstm import MLSTMCarry as MLSTMCarry
-from jaxlstm.cells.xlstm import MLSTMParams as MLSTMParams
-from jaxlstm.cells.xlstm import SLSTMCarry as SLSTMCarry
-from jaxlstm.cells.xlstm import mlstm as mlstm
-from jaxlstm.cells.xlstm import slstm as slstm
+from jaxlstm.cells.slstm import SLSTMCarry as SLSTMCarry
+from jaxlstm.cells.slstm import slstm as slstm

@@ -53,6 +53,9 @@ class Cell(Described):
             carry_t = decay ⊙ carry_{t−1} + input, and whose output is its carry's only leaf, for
             any leading shape of x, time included: such a cell can run in parallel over time.
         split: optional, the step in parts, from which `unroll` makes a faster backward pass.
+        many: optional, `many(params, carry, span, initial) -> (carry, outputs)`: all steps of a
+            `Span` at once, as products between them; `initial` is what a reset puts the carry back
+            to. For `backend="chunked"`.
         run: optional, `run(unroll, params, inputs, *, carry, key, reverse) -> (outputs, carry,
             carries)` of a cell made of others: it runs each over the whole sequence, with the
             `unroll` that it is given.
@@ -92,6 +95,7 @@ class Cell(Described):
     gates: int = 1
     linear: Callable[[Params, Array], tuple[Array, Array]] | None = None
     split: "Split | None" = None
+    many: "Callable[[Params, Carry, Span, Carry], tuple[Carry, Any]] | None" = None
     run: Callable[..., Any] | None = None
     whole: bool = False
 
@@ -129,6 +133,20 @@ class Split(NamedTuple):
     merge: Callable[[Any, Carry, dict[str, Array]], tuple[Carry, Any]]
     extra: Callable[[Params], Any] = lambda params: ()
     after: Callable[[Params, tuple[Carry, Any]], tuple[Carry, Any]] | None = None
+
+
+class Span(NamedTuple):
+    """Some steps of a batch, time leading.
+
+    Args:
+        x: [T, *batch, *input_shape], zero where a step is not valid.
+        valid: [T, *batch] bool, or None where every step is valid. One that is not holds the carry.
+        reset: [T, *batch] bool, whether a sequence begins with this step, or None.
+    """
+
+    x: Array
+    valid: Array | None
+    reset: Array | None
 
 
 def net_of(inputs: Mapping[str, Array], states: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,9 +11,10 @@ from jaxlstm.cells.layer_norm import layer_norm_lstm
 from jaxlstm.cells.lstm import lstm, lstmp
 from jaxlstm.cells.lstm_1997 import lstm_1997
 from jaxlstm.cells.minimal import min_gru, min_lstm
+from jaxlstm.cells.mlstm import mlstm
 from jaxlstm.cells.noise import dropout, recurrent_dropout, weight_drop, zoneout
 from jaxlstm.cells.rnn import indrnn, rnn
-from jaxlstm.cells.xlstm import mlstm, slstm
+from jaxlstm.cells.slstm import slstm
 
 CELLS: dict[str, Callable[..., Any]] = {
     f.__name__: f

@@ -122,15 +122,18 @@ def unroll(
             `experiments/speed`; every cell but `indrnn`, `mgu`, `mlstm`, a `gru` that resets before
             the product and one with noise, and these in `stack`, `residual` and `bidirectional`);
             "associative", which runs a cell that is linear in its state (`min_gru`, `min_lstm`) in
-            O(log T) turns of a parallel scan; "cudnn", NVIDIA's kernels for a plain float32 `lstm`
-            and layers of it, which take `lengths`, `reverse` and an initial carry, have first
-            derivatives in reverse mode alone, and took, as JAX calls them, 1.7 to 4.4 times as long
-            as "auto" on an H200 (`experiments/speed`); "newton" and "quasi-newton", which solve for
-            all steps at once, within 8 units in the last place, with full and with diagonal
-            Jacobians, and give NaN from a step on that gives no number (see `newton`); or "auto":
+            O(log T) turns of a parallel scan; "chunked", which does 32 steps of an `mlstm` at once,
+            as products of matrices between them, and keeps the memory of every 32nd alone: without
+            `truncate`, `remat`, held outputs and `return_carries`; "cudnn", NVIDIA's kernels for a
+            plain float32 `lstm` and layers of it, which take `lengths`, `reverse` and an initial
+            carry, have first derivatives in reverse mode alone, and took, as JAX calls them, 1.7 to
+            4.4 times as long as "auto" on an H200 (`experiments/speed`); "newton" and
+            "quasi-newton", which solve for all steps at once, within 8 units in the last place,
+            with full and with diagonal Jacobians, and give NaN from a step on that gives no number
+            (see `newton`); or "auto":
             for the cells named, without `remat`, "fused", which here keeps W x + U h + b of every
             step too where that is faster than to compute it again (on a device up to 16 MB, or
-            256 MB from 256 inputs and units on); "scan" for all others.
+            256 MB from 256 inputs and units on); "chunked" where it can; "scan" for all others.
 
     Returns:
         `Unrolled(outputs, carry, carries)`; `carries` is None unless `return_carries`.

@@ -13,6 +13,7 @@ from jaxlstm.cells.base import Carry, Cell, Params, shapes_of, start
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.unroll.associative import associative_steps
 from jaxlstm.unroll.checks import check_carry
+from jaxlstm.unroll.chunked import chunked_steps
 from jaxlstm.unroll.cudnn import cudnn_steps
 from jaxlstm.unroll.devices import run_spread
 from jaxlstm.unroll.fused import fused_steps, worth_keeping
@@ -22,12 +23,15 @@ from jaxlstm.unroll.scan import choose, scan_steps, varying_like
 
 
 def auto_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
-    """The fused backend where a cell has parts and `remat` asks for nothing, or the scan.
+    """Many steps at once or the fused backend, where cell and options allow it, or the scan.
 
     The scan too where `jax.export` leaves a size open, by which chunks are chosen, and where the
     type of the inputs says how they lie on a mesh, which a chunk of them does not keep.
     """
     plain = all(isinstance(size, int) for size in laid.xs.shape) and not any(_spec(laid.xs))
+    one_by_one = options.truncate or options.hold or options.return_carries
+    if cell.many is not None and options.chunk is None and plain and not one_by_one:
+        return chunked_steps(cell, options, params, laid)
     if cell.split is None or options.chunk is not None or not plain:
         return scan_steps(cell, options, params, laid)
     return fused_steps(cell, options, params, laid, keep=worth_keeping(cell, params, laid))
@@ -38,6 +42,7 @@ ENGINES: dict[str, Engine] = {
     "scan": scan_steps,
     "fused": fused_steps,
     "associative": associative_steps,
+    "chunked": chunked_steps,
     "cudnn": cudnn_steps,
     "newton": functools.partial(newton_steps, settings=Newton("full")),
     "quasi-newton": functools.partial(newton_steps, settings=Newton("diagonal")),

@@ -1,4 +1,4 @@
-"""Exponential gates: sLSTM and mLSTM of xLSTM (Beck et al. 2024), with their stabiliser."""
+"""The sLSTM of xLSTM, and the stabilised exponential gates of both of its cells (Beck 2024)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -41,39 +41,9 @@ class SLSTMCarry(NamedTuple):
     stabilizer: Array
 
 
-@serialized
-class MLSTMParams(NamedTuple):
-    """Weights of an mLSTM with heads of size D = H / heads.
-
-    Args:
-        kernel: [I, 4H], the blocks query, key, value and output gate o.
-        bias: [4H].
-        gate_kernel: [I, 2·heads], the input gates and forget gates, one for each head.
-        gate_bias: [2·heads].
-    """
-
-    kernel: Array
-    bias: Array
-    gate_kernel: Array
-    gate_bias: Array
-
-
-@serialized
-class MLSTMCarry(NamedTuple):
-    """State of an mLSTM, in units of exp(stabilizer).
-
-    Args:
-        cell: C [*batch, heads, D, D], the matrix memory, rows of values, columns of keys.
-        normalizer: n [*batch, heads, D].
-        stabilizer: m [*batch, heads].
-    """
-
-    cell: Array
-    normalizer: Array
-    stabilizer: Array
-
-
-def _gates(log_forget: Array, i: Array, m: Array, empty: Array) -> tuple[Array, Array, Array]:
+def exponential_gates(
+    log_forget: Array, i: Array, m: Array, empty: Array
+) -> tuple[Array, Array, Array]:
     """The gates i' and f' in units of the next stabiliser, and that.
 
     Where the memory is empty nothing bounds f', which only derivatives see: it is kept finite.
@@ -84,7 +54,8 @@ def _gates(log_forget: Array, i: Array, m: Array, empty: Array) -> tuple[Array, 
     return jnp.exp(i - top), jnp.exp(jnp.minimum(kept - top, finite)), top
 
 
-def _log_forget(name: str) -> Callable[[Array], Array]:
+def log_forget_of(name: str) -> Callable[[Array], Array]:
+    """The logarithm of a forget gate, by the name of its activation."""
     choices = {"sigmoid": jax.nn.log_sigmoid, "exp": lambda z: z}
     check_choice("forget_activation", name, choices)
     return choices[name]
@@ -145,7 +116,7 @@ def slstm(
     """
     check_size("input_size", input_size)
     check_size("hidden_size", hidden_size)
-    log_forget = _log_forget(forget_activation)
+    log_forget = log_forget_of(forget_activation)
     draw_bias = bias_init or initializers.forget_bias(value=forget_bias)
     width = len(GATES) * hidden_size
 
@@ -178,7 +149,7 @@ def slstm(
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
         i, g = i.astype(memory), named(jnp.tanh(g), "g").astype(memory)
         forget, empty = log_forget(f.astype(memory)), carry.normalizer == 0
-        opened, kept, top = _gates(forget, i, carry.stabilizer, empty)
+        opened, kept, top = exponential_gates(forget, i, carry.stabilizer, empty)
         opened, kept = named(opened, "i"), named(kept, "f")
         cell = kept * carry.cell + opened * g
         normalizer = kept * carry.normalizer + opened
@@ -208,107 +179,3 @@ def slstm(
         gates=len(GATES),
         split=split,
     )
-
-
-@described
-def mlstm(
-    *,
-    input_size: int,
-    hidden_size: int,
-    heads: int = 1,
-    forget_activation: str = "sigmoid",
-    forget_bias: float = 1.0,
-    kernel_init: Callable[..., Array] = initializers.glorot_uniform(),
-    param_dtype: Any = "float32",
-    dtype: Any = None,
-    cell_dtype: Any = None,
-) -> Cell:
-    """An mLSTM: a matrix memory C that stores values under keys and is read by queries.
-
-    For each head, with q, k / √D, v and o from x_t, and scalars z_i, z_f,
-
-        m_t = max(log f + m_{t−1}, z_i),  i' = exp(z_i − m_t),  f' = exp(log f + m_{t−1} − m_t)
-        C_t = f' C_{t−1} + i' v kᵀ,   n_t = f' n_{t−1} + i' k
-        h_t = o ⊙ C_t q / max(|n_t · q|, exp(−m_t))
-
-    Where the memory is still empty, C_{t−1} = n_{t−1} = 0, the stabiliser is z_i. The cell does not
-    look at h_{t−1}. Beck et al. (2024), "xLSTM: extended long short-term memory", equations 19–27.
-
-    Args:
-        input_size: I, the number of features of an input.
-        hidden_size: H, the size of the outputs, a multiple of `heads`.
-        heads: the number of matrix memories.
-        forget_activation: "sigmoid" or "exp".
-        forget_bias: where the biases of the forget gates start.
-        kernel_init: initialiser of the kernels.
-        param_dtype: type of the parameters.
-        dtype: type of the factors of products and the outputs; that of the parameters if None.
-            Gates are computed in float32 at least.
-        cell_dtype: type of C, n and m; that of the parameters if None.
-
-    Returns:
-        A `Cell` with `MLSTMParams` and `MLSTMCarry`.
-
-    Raises:
-        TypeError: when a size is no int.
-        ValueError: when a size is not positive or `hidden_size` is no multiple of `heads`.
-
-    Examples:
-        >>> import jax, jax.numpy as jnp, jaxlstm as jl
-        >>> cell = jl.mlstm(input_size=8, hidden_size=4, heads=2)
-        >>> out = jl.unroll(cell, cell.init(jax.random.key(0)), jnp.ones((32, 10, 8)))
-        >>> out.outputs.shape, out.carry.cell.shape
-        ((32, 10, 4), (32, 2, 2, 2))
-    """
-    check_size("input_size", input_size)
-    check_size("hidden_size", hidden_size)
-    check_size("heads", heads)
-    if hidden_size % heads:
-        raise ValueError(f"`hidden_size` must be a multiple of `heads` {heads}, got {hidden_size}")
-    log_forget = _log_forget(forget_activation)
-    size = hidden_size // heads
-
-    def init(key: Array) -> MLSTMParams:
-        k_kernel, k_gates = jax.random.split(key)
-        return MLSTMParams(
-            kernel_init(k_kernel, (input_size, 4 * hidden_size), param_dtype),
-            jnp.zeros(4 * hidden_size, param_dtype),
-            kernel_init(k_gates, (input_size, 2 * heads), param_dtype),
-            jnp.zeros(2 * heads, param_dtype).at[heads:].set(forget_bias),
-        )
-
-    def initial_carry(params: MLSTMParams, batch_shape: tuple[int, ...] = ()) -> MLSTMCarry:
-        memory = cell_dtype or params.kernel.dtype
-        return MLSTMCarry(
-            jnp.zeros((*batch_shape, heads, size, size), memory),
-            jnp.zeros((*batch_shape, heads, size), memory),
-            jnp.zeros((*batch_shape, heads), memory),
-        )
-
-    def step(params: MLSTMParams, carry: MLSTMCarry, x: Array) -> tuple[MLSTMCarry, Array]:
-        compute, old, carry = dtype or params.kernel.dtype, carry, jax.tree.map(wide, carry)
-        memory = carry.cell.dtype
-        z = affine(x, params.kernel, params.bias, compute)
-        q, k, v, o = (
-            part.reshape(*part.shape[:-1], heads, size) for part in jnp.split(z, 4, axis=-1)
-        )
-        q, k, v = q.astype(memory), k.astype(memory) / size**0.5, v.astype(memory)
-        gates = affine(x, params.gate_kernel, params.gate_bias, compute).astype(memory)
-        i, f = jnp.split(gates, 2, axis=-1)
-        empty = ~(jnp.any(carry.cell != 0, axis=(-2, -1)) | jnp.any(carry.normalizer != 0, axis=-1))
-        opened, kept, top = _gates(log_forget(f), i, carry.stabilizer, empty)
-        opened, kept = named(opened, "i")[..., None], named(kept, "f")[..., None]
-        written = opened[..., None] * v[..., :, None] * k[..., None, :]
-        cell = kept[..., None] * carry.cell + written
-        normalizer = kept * carry.normalizer + opened * k
-        overlap = jnp.abs(jnp.sum(normalizer * q, axis=-1))
-        # Both terms of the fraction times e^min(m, 0), so that neither overflows.
-        small = jnp.exp(jnp.minimum(top, 0))
-        scale = jnp.maximum(overlap * small, jnp.exp(-jnp.maximum(top, 0)))
-        scale = jnp.maximum(scale, jnp.finfo(memory).tiny)
-        read = jnp.einsum("...vk,...k->...v", cell, q) * (small / scale)[..., None]
-        output = named(jax.nn.sigmoid(o), "o") * read.astype(o.dtype)
-        output = output.reshape(*output.shape[:-2], hidden_size).astype(compute)
-        return like(MLSTMCarry(cell, normalizer, top), old), output
-
-    return Cell(init, initial_carry, step, (input_size,))
