@@ -628,8 +628,8 @@ MISTAKES = {
     "unknown backend": (
         lambda: unroll(backend="cuda"),
         ValueError,
-        "`backend` must be one of ['auto', 'scan', 'fused', 'associative', 'chunked', 'cudnn', 'newton', "
-        "'quasi-newton'], got 'cuda'",
+        "`backend` must be one of ['auto', 'scan', 'fused', 'associative', 'chunked', 'cudnn', "
+        "'newton', 'quasi-newton'], got 'cuda'",
     ),
     "seed as key": (
         lambda: unroll(key=0),
