@@ -124,6 +124,24 @@ def test_half_types(dtype):
     )
 
 
+def test_gradients_of_half_parameters_are_added_up_in_single_precision():
+    cell, wide = (
+        jl.mlstm(input_size=3, hidden_size=4, param_dtype=t) for t in ("bfloat16", "float32")
+    )
+    params = cell.init(jax.random.key(0))
+    inputs = jnp.ones((1, 4_000, 3))
+
+    def gradient(cell, params):
+        return jax.grad(lambda p: jnp.sum(jl.unroll(cell, p, inputs).outputs.astype("float32")))(
+            params
+        )
+
+    single = gradient(wide, jax.tree.map(lambda a: a.astype("float32"), params))
+    half = gradient(cell, params)
+    for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(single), strict=True):
+        np.testing.assert_allclose(a.astype("float32"), b, atol=0.05 * float(jnp.max(jnp.abs(b))))
+
+
 def test_auto_takes_it_and_keeps_less():
     cell = jl.mlstm(input_size=8, hidden_size=32)
     params, inputs = cell.init(jax.random.key(0)), jnp.ones((2, 160, 8))

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Params, Span
+from jaxlstm.cells.base import Carry, Cell, Params, Span, like
 from jaxlstm.unroll.checks import check_parallel
 from jaxlstm.unroll.rows import batch_of
-from jaxlstm.unroll.scan import choose, entered, scan_steps
+from jaxlstm.unroll.scan import choose, entered, scan_steps, summed
 
 CHUNK = 32
 """Steps done at once: each looks at all of them before it. On a CPU 16 to 64 were about as fast
@@ -48,11 +48,11 @@ def chunked_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[
         a = jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1))
         return a.reshape(len(a) // chunk, chunk, *a.shape[1:])
 
-    many = functools.partial(cell.many, params)
+    many, long = cell.many, summed(params)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def run(carry: Carry, now: Span) -> tuple[Carry, Any]:
-        return many(carry, now, laid.initial)
+        return many(like(long, params), carry, now, laid.initial)
 
     spans = jax.tree.map(cut, Span(xs, valid, laid.reset))
     last, outputs = lax.scan(run, entered(laid, options.reverse), spans)
