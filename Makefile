@@ -4,7 +4,7 @@ VENV ?= .venv
 EXTRAS ?= flax,experiments,convert,cluster,peers,test
 BIN = $(VENV)/bin
 
-.PHONY: run test test-all docs abilities promises bench bench-training bench-parts bench-gpu lint install clean
+.PHONY: run test test-all docs abilities promises bench bench-training bench-parts bench-cells bench-gpu lint install clean
 
 run: install
 	$(BIN)/jaxlstm study configs/studies/vanishing.toml
@@ -35,6 +35,9 @@ bench-training: $(VENV)/.bench
 
 bench-parts: $(VENV)/.bench
 	$(BIN)/python experiments/speed/parts.py
+
+bench-cells: $(VENV)/.bench
+	$(BIN)/python experiments/speed/cells.py
 
 # Where JAX and torch both see a GPU already: neither is installed here.
 bench-gpu:

@@ -17,6 +17,7 @@ PAGES = {
     "speed": "experiments/speed/README.md",
     "parts": "experiments/speed/parts.md",
     "training": "experiments/speed/training.md",
+    "cells": "experiments/speed/cells.md",
     "gpu": "experiments/speed/gpu.md",
     "memory": "experiments/memory/README.md",
     "abilities": "docs/abilities.md",

@@ -183,7 +183,8 @@ def write(folder: Path, data):
         "![Speed against torch by shape and engine](speed.svg)",
         "",
         "[Where the time of a gradient goes](parts.md), part by part, and what a compiled kernel",
-        "could gain; [whole trainings](training.md), end to end, against the same in torch; "
+        "could gain; [every cell by itself](cells.md); [whole trainings](training.md), end to",
+        "end, against the same in torch; "
         + (
             "[on a GPU](gpu.md)." if (folder / "gpu.md").exists() else "on a GPU: not measured yet."
         ),

@@ -11,17 +11,16 @@ import warnings
 
 import numpy as np
 from cases import CASES
-from frameworks import ENGINES
 
 LEAST = 0.15
 """Seconds that a burst of calls takes at least."""
 
 
-def answer(engine, request):
+def answer(engine, request, engines, cases):
     """Do what is asked; a new engine, or the one there is, and what to say."""
     what = request["do"]
     if what == "prepare":
-        engine = ENGINES[request["engine"]](CASES[request["case"]])
+        engine = engines[request["engine"]](cases[request["case"]])
         seconds, memory = engine.compile()
         np.savez(request["file"], *engine.results())
         return engine, {"compile": seconds, "memory": memory}
@@ -42,20 +41,22 @@ def burst(call):
     return {"seconds": (time.perf_counter() - begin) / count, "calls": count}
 
 
-def main():
+def main(name, engines, cases):
     """Serve one engine until the input ends."""
     warnings.simplefilter("ignore")
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the frameworks print goes elsewhere
     engine = None
-    with ENGINES[sys.argv[1]].context():
+    with engines[name].context():
         for line in sys.stdin:
             try:
-                engine, found = answer(engine, json.loads(line))
+                engine, found = answer(engine, json.loads(line), engines, cases)
             except Exception as error:
                 found = {"error": f"{type(error).__name__}: {error}"}
             print(json.dumps(found), file=out, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    from frameworks import ENGINES
+
+    main(sys.argv[1], ENGINES, CASES)
