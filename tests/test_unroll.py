@@ -674,15 +674,15 @@ def test_a_memory_in_single_precision_keeps_what_half_precision_forgets():
     assert narrow.carry.cell.astype("float32") < 1.0
 
 
-@pytest.mark.parametrize("backend", ["scan", "fused"])
-def test_gradients_of_half_parameters_are_added_up_in_single_precision(backend):
-    """So many equal parts, one for each step: bfloat16 has 8 bits, and stops after 256 of them."""
+@pytest.mark.parametrize(("backend", "steps"), [("scan", 1 << 12), ("fused", 1 << 16)])
+def test_gradients_of_half_parameters_are_added_up_in_single_precision(backend, steps):
+    """So many equal parts: bfloat16 has 8 bits, and stops after 256 steps, or as many chunks."""
     unit = {"input_size": 1, "hidden_size": 1, "activation": "identity"}
     cell = jl.rnn(**unit, param_dtype="bfloat16")
     params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0)))
 
     def mean(params):
-        inputs = jnp.zeros((1 << 16, 1), "bfloat16")
+        inputs = jnp.zeros((steps, 1), "bfloat16")
         return jl.unroll(cell, params, inputs, backend=backend).outputs.astype("float32").mean()
 
     gradient = jax.jit(jax.grad(mean))(params).bias
