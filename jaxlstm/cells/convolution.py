@@ -1,8 +1,8 @@
-"""A convolution whose derivative by its kernel is one product of matrices on a CPU.
+"""A convolution whose derivatives are products of matrices on a CPU.
 
-XLA on a CPU sums the gradient of a kernel in plain loops where it stands in the loop of a scan: 16
-images of 32 × 32 with 20 channels, 64 filters of 3 × 3, took 640 ms a step. As a product with the
-patches that the window sees it takes 10.
+XLA on a CPU sums gradients in plain loops where a convolution stands in the loop of a scan: that of
+a kernel, of 16 images of 32 × 32 with 20 channels and 64 filters of 3 × 3, took 640 ms a step. As a
+product with the patches that the window sees it takes 10.
 """
 
 import functools

@@ -189,7 +189,8 @@ def mlstm(
         top = jnp.max(_reached(_passed(jnp.where(full, f, NOTHING)), amounts), axis=-1)
         # What is read does not depend on the units.
         units = lax.stop_gradient(jnp.where(top > NOTHING / 2, top, 0))
-        share = _exp(_reached(passed, amounts) - units[..., None])
+        reached = _reached(passed, amounts)
+        share = _exp(reached - units[..., None])
         entry, share = share[..., 0], share[..., 1:]
         scores = jnp.einsum("...tk,...sk->...ts", q, k) * share
         found = jnp.einsum("...ts,...sv->...tv", scores, v)
@@ -203,7 +204,7 @@ def mlstm(
 
         last, begun = top[..., -1], initial.stabilizer.astype(top.dtype)
         last = jnp.where(last > NOTHING / 2, last, begun)
-        share = _exp(_reached(passed, amounts)[..., -1, :] - last[..., None])
+        share = _exp(reached[..., -1, :] - last[..., None])
         written, kept = share[..., 1:, None] * k, share[..., :1]
         cell = kept[..., None] * carry.cell + jnp.einsum("...sv,...sk->...vk", v, written)
         normalizer = kept * carry.normalizer + jnp.sum(written, axis=-2)
