@@ -180,6 +180,28 @@ def test_a_users_cell_refuses_what_does_not_fit_without_a_line_of_its_own():
         CELL.initial_carry(params, B)
 
 
+@pytest.mark.parametrize("backend", ["auto", "newton"])
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda _, c, x: (x, c), r"a carry like the one given, float32\[2,4\], got float32\[2,3\]"),
+        (lambda _, c, x: (c > 0, c), r"a carry like the one given, float32.*, got bool\[2,4\]"),
+        (lambda _, c, x: ((c, c), c), r"a carry like the one given, float32.*, got \(float32"),
+        (lambda _, c, x: c, r"a carry and an output, got float32\[2,4\]"),
+        (lambda *_: jnp.ones(2) @ jnp.ones(3), "dot_general requires"),  # its own words stay
+    ],
+)
+def test_a_step_that_does_not_keep_its_carry_is_refused_in_words(step, message, backend):
+    cell = jl.Cell(
+        init=lambda key: jnp.zeros(()),
+        initial_carry=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 4)),
+        step=step,
+        input_shape=(3,),
+    )
+    with pytest.raises(TypeError, match=message):
+        jl.unroll(cell, jnp.zeros(()), jnp.ones((2, 5, 3)), backend=backend)
+
+
 class RotatingParams(NamedTuple):
     kernel: jax.Array
     decay: jax.Array

@@ -139,7 +139,8 @@ def unroll(
         `Unrolled(outputs, carry, carries)`; `carries` is None unless `return_carries`.
 
     Raises:
-        TypeError: when `inputs` is not floating point, a mask not bool, or another type is wrong.
+        TypeError: when `inputs` is not floating point, a mask not bool, or another type is wrong,
+            or the step of a cell gives another carry than it is given.
         ValueError: when a shape, a length or an option does not fit; the message names it.
 
     Examples:

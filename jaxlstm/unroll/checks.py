@@ -9,9 +9,9 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxlstm.cells.base import Carry, Cell, check_choice, check_size
+from jaxlstm.cells.base import Carry, Cell, Params, check_choice, check_size
 from jaxlstm.cells.given import leading
-from jaxlstm.cells.trees import check_tree, measured
+from jaxlstm.cells.trees import check_tree, layout, measured
 
 REMAT_CHUNK = 64
 
@@ -116,3 +116,22 @@ def check_carry(carry: Carry, initial: Carry) -> Carry:
         return have.astype(want.dtype) if jnp.issubdtype(want.dtype, jnp.inexact) else have
 
     return jax.tree.map(cast, carry, initial)
+
+
+def check_step(cell: Cell, params: Params, carry: Carry, x: Any) -> None:
+    """Refuse a step that gives no carry like the one that it is given; what it raises is its own.
+
+    For when something has failed: of such a step JAX says what a scan, or a solver, expected.
+    """
+    try:
+        found = jax.eval_shape(cell.step, params, carry, x)
+        wanted = jax.eval_shape(lambda carry: carry, carry)
+    except Exception:
+        return
+    if not isinstance(found, tuple) or len(found) != 2:
+        got = layout(found)
+        raise TypeError(f"`cell.step` must return a carry and an output, got {got}") from None
+    given, got = layout(wanted), layout(found[0])
+    if given != got:
+        said = f"`cell.step` must return a carry like the one given, {given}, got {got}"
+        raise TypeError(said) from None

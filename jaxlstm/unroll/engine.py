@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxlstm.cells.base import Carry, Cell, Params, shapes_of, start
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.unroll.associative import associative_steps
-from jaxlstm.unroll.checks import check_carry
+from jaxlstm.unroll.checks import check_carry, check_step
 from jaxlstm.unroll.chunked import chunked_steps
 from jaxlstm.unroll.cudnn import cudnn_steps
 from jaxlstm.unroll.devices import run_spread
@@ -102,7 +102,11 @@ def run(
         engine = functools.partial(newton_steps, settings=options.backend)
     else:
         engine = ENGINES[options.backend]
-    outputs, final, carries = run_spread(engine, cell, options, params, laid)
+    try:
+        outputs, final, carries = run_spread(engine, cell, options, params, laid)
+    except (TypeError, ValueError):
+        check_step(cell, params, first, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
+        raise
     if options.include_initial:
         join = functools.partial(_join_initial, reverse=options.reverse)
         carries = jax.tree.map(join, first, carries)
