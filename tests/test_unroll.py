@@ -1,5 +1,6 @@
 """The contract for sequences, for every cell of the table, in double precision."""
 
+import contextlib
 import functools
 import sys
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells_table import CELLS, CORE, random_carry, random_inputs, random_like, random_params
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import jaxlstm as jl
@@ -721,30 +722,81 @@ def test_lists_and_numpy_are_inputs():
     )
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "min-gru", "stack"])
-def test_inputs_may_lie_on_the_explicit_axes_of_a_mesh(name):
-    cell = {
-        "lstm": jl.lstm(input_size=3, hidden_size=4),
-        "gru": jl.gru(input_size=3, hidden_size=4),
-        "min-gru": jl.min_gru(input_size=3, hidden_size=4),
-        "stack": jl.stack(
-            jl.lstm(input_size=3, hidden_size=4), jl.rnn(input_size=4, hidden_size=4)
-        ),
-    }[name]
-    params, inputs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (8, 5, 3))
-    lengths = jnp.array([0, 5, 3, 1, 2, 5, 4, 5])
+EXPLICIT = [
+    (jl.lstm(input_size=3, hidden_size=4), ["auto", "fused", "newton"]),
+    (jl.gru(input_size=3, hidden_size=4), ["auto", "quasi-newton"]),
+    (jl.min_gru(input_size=3, hidden_size=4), ["auto", "associative"]),
+    (jl.mlstm(input_size=3, hidden_size=4), ["auto"]),
+    (jl.recurrent_dropout(jl.lstm(input_size=3, hidden_size=4), rate=0.5), ["auto", "scan"]),
+    (
+        jl.stack(jl.lstm(input_size=3, hidden_size=4), jl.rnn(input_size=4, hidden_size=4)),
+        ["auto"],
+    ),
+]
 
-    def loss(params, inputs, lengths):
-        outputs = jl.unroll(cell, params, inputs, lengths=lengths).outputs
-        return jnp.sum(outputs**2), outputs
 
-    wanted = jax.grad(loss, has_aux=True)(params, inputs, lengths)
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    with jax.set_mesh(mesh):
+def explicit_mesh(**axes):
+    kinds = (jax.sharding.AxisType.Explicit,) * len(axes)
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=kinds)
+
+
+@pytest.mark.parametrize(
+    ("cell", "backend"), [(cell, each) for cell, backends in EXPLICIT for each in backends]
+)
+def test_inputs_may_lie_on_the_explicit_axes_of_a_mesh(cell, backend):
+    # 6 steps: of 5 an associative scan leaves arrays of size 0, at which JAX 0.11 crashes here.
+    params, inputs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (8, 6, 3))
+    lengths = jnp.array([0, 6, 3, 1, 2, 5, 4, 6])
+    key = jax.random.key(2) if cell.stochastic else None
+    options = {"backend": backend, "key": key}
+
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient(params, inputs, lengths):
+        out = jl.unroll(cell, params, inputs, lengths=lengths, **options)
+        return jnp.sum(out.outputs**2), (out.outputs, out.carry)
+
+    wanted = gradient(params, inputs, lengths)
+    with jax.set_mesh(explicit_mesh(data=2)):
         laid = [jax.device_put(a, PartitionSpec("data")) for a in (inputs, lengths)]
-        found = jax.grad(loss, has_aux=True)(jax.device_put(params, PartitionSpec()), *laid)
-        assert jax.typeof(found[1]).sharding.spec[0] == "data"
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, wanted)
+        found = jax.jit(gradient)(jax.device_put(params, PartitionSpec()), *laid)
+    leaves = jax.tree.leaves(found)
+    rows = [leaf for leaf in leaves[len(jax.tree.leaves(params)) :] if leaf.shape[:1] == (8,)]
+    assert rows
+    for leaf in rows:
+        assert leaf.sharding.spec[0] == "data"
+    for a, b in zip(leaves, jax.tree.leaves(wanted), strict=True):
+        if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_on_explicit_axes_a_batch_is_spread_and_its_gradient_the_fast_one():
+    cell, inputs = jl.lstm(input_size=3, hidden_size=4), jnp.ones((2, 300, 3))
+    params = cell.init(jax.random.key(0))
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, inputs):
+        return jnp.sum(jl.unroll(cell, params, inputs).outputs ** 2)
+
+    def programs(context, inputs):
+        with context:
+            return gradient.lower(params, inputs).compile().as_text().count(" while(")
+
+    laid = jax.device_put(inputs, NamedSharding(explicit_mesh(data=2), PartitionSpec("data")))
+    alone, spread = contextlib.nullcontext(), jl.spread(2)
+    assert programs(alone, laid) == programs(spread, inputs) == 3
+
+
+def test_columns_of_parameters_may_lie_on_another_axis_and_steps_on_none():
+    cell = jl.lstm(input_size=3, hidden_size=4)
+    params, inputs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 5, 3))
+    run = functools.partial(jl.unroll, cell, return_carries=True, include_initial=True)
+    with jax.set_mesh(explicit_mesh(steps=1, hidden=2)):
+        columns = lambda a: PartitionSpec(*[None] * (a.ndim - 1), "hidden")  # noqa: E731
+        laid = jax.tree.map(lambda a: jax.device_put(a, columns(a)), params)
+        found = run(laid, jax.device_put(inputs, PartitionSpec(None, "steps")))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(run(params, inputs)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_parameters_need_not_lie_on_the_mesh_of_the_inputs():
@@ -755,8 +807,7 @@ def test_parameters_need_not_lie_on_the_mesh_of_the_inputs():
         return jnp.sum(jl.unroll(cell, params, inputs).outputs.astype("float32"))
 
     wanted = jax.grad(loss)(params, inputs)
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(explicit_mesh(data=1)):
         found = jax.grad(loss)(params, jax.device_put(inputs, PartitionSpec("data")))
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 

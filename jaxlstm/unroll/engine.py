@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import PartitionSpec
 
 from jaxlstm.cells.base import Carry, Cell, Params, shapes_of, start
 from jaxlstm.cells.trees import check_tree
@@ -16,6 +15,7 @@ from jaxlstm.unroll.checks import check_carry, check_step
 from jaxlstm.unroll.chunked import chunked_steps
 from jaxlstm.unroll.cudnn import cudnn_steps
 from jaxlstm.unroll.devices import run_spread
+from jaxlstm.unroll.explicit import on_automatic_axes
 from jaxlstm.unroll.fused import fused_steps, worth_keeping
 from jaxlstm.unroll.newton import Newton, newton_steps
 from jaxlstm.unroll.rows import Engine, Laid, batch_of
@@ -25,14 +25,13 @@ from jaxlstm.unroll.scan import choose, scan_steps, varying_like
 def auto_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
     """Many steps at once or the fused backend, where cell and options allow it, or the scan.
 
-    The scan too where `jax.export` leaves a size open, by which chunks are chosen, and where the
-    type of the inputs says how they lie on a mesh, which a chunk of them does not keep.
+    The scan too where `jax.export` leaves a size open, by which chunks are chosen.
     """
-    plain = all(isinstance(size, int) for size in laid.xs.shape) and not any(_spec(laid.xs))
+    closed = all(isinstance(size, int) for size in laid.xs.shape)
     one_by_one = options.truncate or options.hold or options.return_carries
-    if cell.many is not None and options.chunk is None and plain and not one_by_one:
+    if cell.many is not None and options.chunk is None and closed and not one_by_one:
         return chunked_steps(cell, options, params, laid)
-    if cell.split is None or options.chunk is not None or not plain:
+    if cell.split is None or options.chunk is not None or not closed:
         return scan_steps(cell, options, params, laid)
     return fused_steps(cell, options, params, laid, keep=worth_keeping(cell, params, laid))
 
@@ -70,7 +69,12 @@ class Options:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def run(
+def run(cell: Cell, options: Options, *given: Any) -> tuple[Any, Carry, Carry | None]:
+    """Outputs, final carry and carries of checked arguments, compiled once for each shape."""
+    return on_automatic_axes(_run, cell, options, *given)
+
+
+def _run(
     cell: Cell,
     options: Options,
     params: Params,
@@ -81,13 +85,10 @@ def run(
     resets: Array | None,
     key: Array | None,
 ) -> tuple[Any, Carry, Carry | None]:
-    """Outputs, final carry and carries of checked arguments, compiled once for each shape."""
     axis = options.time_axis
     xs = jnp.moveaxis(inputs, axis, 0)
     length, batch_shape = xs.shape[0], batch_of(cell, xs)
-    rows = _spec(xs)[1 : 1 + len(batch_shape)]
-    params = _on_mesh(params, rows)
-    initial, first = begin(cell, batch_shape, params, carry, key, rows)
+    initial, first = begin(cell, batch_shape, params, carry, key)
     given = (xs, params, carry, lengths, mask, resets)
     initial, first = varying_like((initial, first), given)
     laid = Laid(
@@ -126,9 +127,8 @@ def begin(
     params: Params,
     carry: Carry | None,
     key: Array | None,
-    rows: tuple[Any, ...] = (),
 ) -> tuple[Carry, Carry]:
-    """The initial carry, its rows laid as those of the inputs, and the one to begin with."""
+    """The initial carry and the one to begin with."""
     wanted = shapes_of(cell)
     check_tree("params", params, wanted, whole_numbers=False)
     initial = start(cell, params, batch_shape, key)
@@ -137,38 +137,7 @@ def begin(
         # The carry brings its own noise, or none, whatever the key says.
         other = jax.random.key(0) if key is None else None
         initial = start(cell, params, batch_shape, other)
-    initial = _laid(initial, batch_shape, rows)
     return initial, initial if carry is None else check_carry(carry, initial)
-
-
-def _spec(a: Array) -> tuple[Any, ...]:
-    """How an array lies on the explicit axes of a mesh."""
-    typed: Any = jax.typeof(a)
-    return tuple(typed.sharding.spec)
-
-
-def _laid(carry: Carry, batch_shape: tuple[int, ...], rows: tuple[Any, ...]) -> Carry:
-    """The carry, its rows on these axes of a mesh, if there are any."""
-    if not any(rows):
-        return carry
-
-    def lay(a: Array) -> Array:
-        if a.shape[: len(batch_shape)] != batch_shape:
-            return a
-        return jax.sharding.reshard(a, PartitionSpec(*rows, *[None] * (a.ndim - len(rows))))
-
-    return jax.tree.map(lay, carry)
-
-
-def _on_mesh(params: Params, rows: tuple[Any, ...]) -> Params:
-    """The parameters on the mesh on which rows lie: whole where their types name none.
-
-    JAX lays an operand of a product there by itself, but not the derivative of a kernel that is
-    cast before it is convolved with.
-    """
-    if not any(rows):
-        return params
-    return jax.tree.map(lambda a: jax.sharding.reshard(a, PartitionSpec(*_spec(a))), params)
 
 
 def _boundaries(begins: Array, reverse: bool) -> Array:
