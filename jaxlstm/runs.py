@@ -43,6 +43,11 @@ Kind = Literal["training", "study", "reproduction", "sweep"]
 State = Literal["running", "finished", "interrupted", "failed"]
 
 
+def finite(value: float) -> float | None:
+    """A number as a record keeps it: None where it is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
 class Score(msgspec.Struct, frozen=True):
     """A line of the summary.
 

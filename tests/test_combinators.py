@@ -305,3 +305,16 @@ def test_a_carry_brings_the_keys_of_another_generator():
     np.testing.assert_array_equal(found, whole.outputs)
     with pytest.raises(TypeError, match=r"`carry.*` must be key<fry>, got float32"):
         jl.unroll(cell, params, inputs, carry=head.carry._replace(noise=jnp.float32(1)))
+
+
+def test_a_cell_without_parameters_drops_too():
+    cell = jl.Cell(
+        init=lambda key: (),
+        initial_carry=lambda params, batch_shape=(): jnp.zeros((*batch_shape, 3)),
+        step=lambda params, carry, x: (x, x),
+        input_shape=(3,),
+    )
+    dropped = jl.dropout(cell, rate=0.5, constant=True)
+    outputs = jl.unroll(dropped, (), jnp.ones((50, 4, 3)), key=jax.random.key(0)).outputs
+    assert set(np.unique(outputs)) == {0.0, 2.0}
+    np.testing.assert_array_equal(outputs, outputs[:, :1] * jnp.ones((1, 4, 1)))

@@ -1003,3 +1003,15 @@ def test_the_prefix_of_weights_within_a_module_is_told():
     state = {"lstm.weight_ih_l0": normal(4 * H, I), "lstm.weight_hh_l0": normal(4 * H, H)}
     with pytest.raises(ValueError, match=r"`prefix` must be one of \['lstm.'\], got ''"):
         jl.convert.torch.load(state)
+
+
+def test_a_file_may_be_read_by_whom_the_mask_of_the_process_lets(tmp_path):
+    pytest.importorskip("safetensors")
+    cell = jl.rnn(input_size=2, hidden_size=3)
+    before = os.umask(0o027)
+    try:
+        jl.convert.safetensors.dump(cell, params_of(cell, "float32"), tmp_path / "x.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]

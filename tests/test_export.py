@@ -175,6 +175,8 @@ def test_our_own_file_gives_the_network_back(run, capsys):
             ["--to", "onnx", "--out", "no/such/folder/x.onnx"],
             "export: cannot write 'no/such/folder",
         ),
+        (["--to", "keras", "--out", "x.h5"], "--out: expected a name that ends with .keras, got"),
+        (["--to", "torch", "--out", "x"], "--out: expected a name that ends with .safetensors"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_a_line(run, capsys, more, message):

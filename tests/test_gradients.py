@@ -381,3 +381,93 @@ def test_norms_reach_as_far_down_as_floats_do():
     np.testing.assert_allclose(found.hidden, 0.5 ** np.arange(100.0, -1, -1), rtol=1e-4)
     silent = jl.gradients.flow(cell, params, jnp.zeros((3, 1)), lambda out: out[0, 0]).norms
     np.testing.assert_allclose(silent.hidden, [1, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("hold", ["zero", "hold"])
+@pytest.mark.parametrize(
+    "ragged", [{"lengths": [5, 2]}, {"mask": [[True] * 5, [False, True] * 2 + [False]]}]
+)
+def test_a_residual_around_both_directions_is_measured_as_it_is_run(ragged, hold):
+    one = jl.gru(input_size=2, hidden_size=2)
+    cell = jl.residual(jl.bidirectional(one, one, merge="sum"))
+    params, inputs = random_params(cell), random_inputs(cell, 2, 5)
+    inputs = jnp.asarray(inputs).at[1, 4].set(jnp.nan)  # a step that is masked in both
+    options = {"masked_outputs": hold, **ragged}
+
+    def loss(outputs):
+        return jnp.sum(jnp.sin(outputs) ** 2)
+
+    def of(params):
+        return loss(jl.unroll(cell, params, inputs, **options).outputs)
+
+    wanted, gradient = jax.value_and_grad(of)(params)
+    flow = jl.gradients.flow(cell, params, inputs, loss, **options)
+    taught = jl.gradients.weight_flow(cell, params, inputs, loss, **options)
+    np.testing.assert_allclose([flow.loss, taught.loss], wanted, rtol=1e-12)
+    found = jax.tree.map(lambda steps, first: steps.sum(0) + first, taught.steps, taught.initial)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_that_is_computed_again_is_looked_into():
+    cell = jl.lstm(input_size=2, hidden_size=3, peepholes=True)
+    again = jl.Cell(cell.init, cell.initial_carry, jax.checkpoint(cell.step), (2,))
+    params, inputs = random_params(cell), random_inputs(cell, 6)
+
+    def measure(cell):
+        given = cell, params, inputs
+        loss = lambda outputs: jnp.sum(outputs[-1] ** 2)  # noqa: E731
+        return (
+            jl.gradients.flow(*given, loss).norms,
+            jl.gradients.gates(*given),
+            jl.gradients.memory_timescales(*given).units,
+            jl.gradients.jacobian_norms(*given, cut=None),
+            jl.gradients.norm_penalty(*given, loss),
+        )
+
+    found, wanted = measure(again), measure(cell)
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        jl.dropout(jl.lstm(input_size=2, hidden_size=3), rate=0.5),
+        jl.recurrent_dropout(jl.lstm(input_size=2, hidden_size=3), rate=0.5),
+    ],
+)
+def test_noise_is_no_state(cell):
+    params, inputs = cell.init(jax.random.key(0)), jnp.ones((9, 2))
+    carry = cell.initial_carry(params, (), key=jax.random.key(1))
+    for measure in ("jacobian_norms", "jacobian_spectrum", "bounds", "memory_timescales"):
+        with pytest.raises(ValueError, match="`carry` must bring no noise"):
+            getattr(jl.gradients, measure)(cell, params, inputs, carry=carry)
+    for measure in ("lyapunov_spectrum", "flossing"):
+        with pytest.raises(ValueError, match="`carry` must bring no noise"):
+            getattr(jl.gradients, measure)(cell, params, inputs, count=1, carry=carry)
+
+
+def test_a_gradient_that_has_overflowed_has_an_infinite_norm():
+    tripled = jl.initializers.identity(scale=3.0)
+    unit = {"input_size": 1, "hidden_size": 1, "activation": "identity", "use_bias": False}
+    cell = jl.rnn(**unit, recurrent_init=tripled)
+    params, inputs = cell.init(jax.random.key(0)), jnp.zeros((120, 1), "float32")
+    norms = jl.gradients.flow(cell, params, inputs, lambda outputs: outputs[-1, 0]).norms.hidden
+    assert (norms[:30] == np.inf).all()
+    np.testing.assert_allclose(norms[-20:], 3.0 ** np.arange(20)[::-1], rtol=1e-5)
+    contributions = jnp.array([[[jnp.inf, 1.0], [2.0, jnp.nan]]])
+    np.testing.assert_array_equal(jl.gradients.gate_norms(contributions, 2), [[np.inf, np.nan]])
+
+
+def test_the_gates_of_a_step_reach_the_next_step_alone_also_where_there_is_one():
+    one = {"input_gate": False, "forget_gate": False}
+    for options in (one, {}):
+        cell = jl.lstm(input_size=2, hidden_size=2, full_gate_recurrence=True, **options)
+        params = random_params(cell, dtype="float32")
+        flow = jl.gradients.flow(cell, params, jnp.ones((3, 2)), lambda outputs: outputs[-1].sum())
+        assert not flow.gradients.gates[-1].any()
+        assert flow.gradients.gates[-2].all()

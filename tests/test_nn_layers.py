@@ -460,3 +460,12 @@ def test_equal_wrapped_initialisers_make_equal_cells():
     wrapped = nnx.with_metadata(jl.initializers.glorot_uniform(), tag="in")
     a, b = (NN.LSTM(I, H, kernel_initializer=wrapped, rngs=nnx.Rngs(0)) for _ in range(2))
     assert a.cell == b.cell
+
+
+def test_frames_that_do_not_lie_beside_each_other_are_refused():
+    frames = {"filters": 2, "kernel_size": 3, "return_sequences": True}
+    one = NN.ConvLSTM1D((8, 1), **frames, rngs=nnx.Rngs(0))
+    two = NN.ConvLSTM1D((8, 1), **frames, strides=2, go_backwards=True, rngs=nnx.Rngs(0))
+    line = r"`merge_mode` 'concat' needs outputs of equal shape but for the last size, got \(6, 2\) and"
+    with pytest.raises(ValueError, match=line):
+        NN.Bidirectional(one, two)

@@ -215,6 +215,11 @@ def test_only_stopped_seeds_and_the_best_evaluation_can_be_taken(tmp_path):
     )
     best = check(metric="test mse", lowest="validation mse")
     assert checks.judge(best, {"a": place}).values == [20.0, 10.0, 80.0]
+    lost = ("validation", 1, {"mse": [None, 0.5, None]})
+    of_lost = ("test", 1, {"mse": [1.0, 2.0, 3.0]})
+    ready = ("validation", 5, {"mse": [3.0, 1.0, 9.0]}), ("test", 5, {"mse": [30.0, 10.0, 90.0]})
+    broken = folder(tmp_path, "b", lost, of_lost, *ready)
+    assert checks.judge(best, {"a": broken}).values == [30.0, 2.0, 90.0]
     done = check(metric="stop updates", stopped=True)
     assert checks.judge(done, {"a": place}).values == [7.0, 8.0]
     shares = check(metric="stop stopped", statistic="count", share=True, low=0.6)
@@ -385,6 +390,19 @@ def test_a_config_that_does_not_fit_is_refused(old, new, line):
     with pytest.raises(UserError) as refused:
         config.loads(text, "my.toml", version=version)
     assert line in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("shared.seeds", "0", "--seeds: expected int >= 1, got 0"),
+        ("shared.task.path", "x", "--shared.task.path: no such key"),
+    ],
+)
+def test_what_all_arms_are_given_is_named_as_it_was_typed(name, value, line):
+    with pytest.raises(UserError) as refused:
+        config.loads(TINY, "my.toml", [(name, value)])
+    assert str(refused.value).startswith(line)
 
 
 def test_arms_have_what_is_shared_and_a_table_of_another_kind_replaces_it():

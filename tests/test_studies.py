@@ -15,7 +15,7 @@ import jaxlstm as jl
 from jaxlstm import config, runs, studies, tasks, training
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
-from jaxlstm.studies import carousel, interventions, phase_diagram, reach, trials
+from jaxlstm.studies import carousel, findings, interventions, phase_diagram, reach, trials
 from jaxlstm.studies.findings import Prediction, slope
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -493,3 +493,11 @@ def test_a_longer_version_that_does_not_fit_is_refused(table, line):
         config.loads(f"{text}\n{table}", "my.toml", version="full")
     if table:
         assert config.loads(f"{text}\n{table}") == config.loads(text)
+
+
+def test_what_is_not_finite_is_missed_and_no_number_of_a_summary(tmp_path):
+    lost = Prediction("x", 1.0, [np.nan, 1.0])
+    (score,) = findings.write(tmp_path, "t", "c", [lost])
+    assert (score.values, score.mean, score.verdict) == ([None, 1.0], None, "missed")
+    (table,) = tmp_path.rglob("predictions.json")
+    assert json.loads(table.read_text())["rows"][0][2] == "not finite"

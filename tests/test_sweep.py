@@ -157,6 +157,8 @@ def test_cores_are_shared_out_among_workers():
 MISTAKES = [
     (["--model.hiden_size", "[1]"], "--model.hiden_size: no such key; did you mean `hidden_size`?"),
     (["--model.hidden_size", "[1, 0]"], "--model.hidden_size: expected int >= 1, got 0"),
+    (["--grid.model.hidden_size", "[1, 0]"], "--model.hidden_size: expected int >= 1, got 0"),
+    (["--training.train.steps", "x"], "--train.steps: expected int, got 'x'"),
     (["--model.hidden_size", "[]"], "small.toml: expected one or more values in grid.model.hidden"),
     (["--model.hidden_size", "[8, 8]"], "small.toml: expected different values in grid.model.hid"),
     (["--optimizer.learning_rate", "[inf]"], "grid.optimizer.learning_rate[0]: expected a finite"),

@@ -351,3 +351,10 @@ def test_a_group_that_is_not_there_is_told_those_that_are():
         tables.parse("g,a\nx,1\ny,2\n", "some.csv", group="g", groups=["x", "q"])
     said = "task.groups: expected values of the column 'g' (x, y), got 'q'"
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("steps", [4, 5, 7, 8])
+def test_a_series_shorter_than_a_horizon_asks_for_nothing_there(steps):
+    asked = forecast.ask(np.arange(float(steps)), (1, 8), (steps, steps, steps))
+    assert np.isnan(asked.ahead[:, 1]).all()
+    np.testing.assert_array_equal(asked.ahead[:-1, 0], np.arange(1.0, steps))

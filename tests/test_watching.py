@@ -97,7 +97,23 @@ def test_a_dead_run_ends_the_watch_and_says_how_to_go_on(tmp_path, monkeypatch, 
         "go on with: jaxlstm run --resume r",
     ]
     assert cli.main(["watch", "none"]) == 2
-    assert cli.main(["watch", "r", "--every", "0"]) == 2
+    for every in ("0", "inf", "nan", "1e6"):
+        assert cli.main(["watch", "r", "--every", every]) == 2
+        assert "--every: expected a number of seconds > 0 and <= 86400" in capsys.readouterr().err
+
+
+def test_a_watch_ends_when_nobody_reads_on(tmp_path):
+    make(tmp_path / "r")
+    command = [sys.executable, "-m", "jaxlstm", "watch", str(tmp_path / "r"), "--every", "0.05"]
+    with locks.alone(tmp_path / "r"):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.readline()
+        process.stdout.close()
+        record = {"step": 8, "split": "validation", "seconds": 1, "metrics": {"mse": [0.1]}}
+        runs.append(tmp_path / "r", "metrics.jsonl", record)
+        assert process.wait(timeout=60) == 0
+        assert process.stderr.read() == b""
+        process.stderr.close()
 
 
 def test_on_a_terminal_the_latest_of_each_set_stands_in_a_table(tmp_path, monkeypatch, capsys):

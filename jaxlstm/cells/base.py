@@ -320,9 +320,13 @@ def output_shape(cell: Cell) -> tuple[int, ...]:
 
 def blank_input(cell: Cell, params: Params) -> Array:
     """One input of zeros to a cell of known `input_shape`, in the type of its parameters."""
+    return jnp.zeros(cell.input_shape, type_of(params))  # type: ignore[arg-type]
+
+
+def type_of(params: Params) -> Any:
+    """The type of the first parameter, float32 where there is none."""
     leaves = jax.tree.leaves(params)
-    dtype = leaves[0].dtype if leaves else jnp.float32
-    return jnp.zeros(cell.input_shape, dtype)  # type: ignore[arg-type]
+    return leaves[0].dtype if leaves else jnp.float32
 
 
 def _one_step(cell: Cell, params: Params, inputs: Array, **_: Any) -> Any:

@@ -175,6 +175,33 @@ MERGES: dict[str, Callable[[Any, Any], Any]] = {
 """What can be done with the outputs of two directions."""
 
 
+def check_directions(forward: Cell, backward: Cell, merge: str, names: tuple[str, str]) -> None:
+    """Refuse two cells that cannot run over one input, or whose outputs cannot be merged.
+
+    Args:
+        forward: runs from the first step on.
+        backward: runs from the last step on.
+        merge: how their outputs are merged, as for `bidirectional`.
+        names: what an error calls `backward` and `merge`.
+
+    Raises:
+        ValueError: when the shapes of their inputs differ, or those of their outputs; sizes that
+            are put one behind the other may.
+    """
+    wanted, given = forward.input_shape, backward.input_shape
+    if wanted != given:
+        raise ValueError(f"`{names[0]}` must take inputs of shape {wanted}, got {given}")
+    if merge == "none" or None in wanted:
+        return
+    a, b = output_shape(forward), output_shape(backward)
+    compared = slice(-1) if merge == "concat" else slice(None)
+    if a[compared] != b[compared]:
+        where = " but for the last size" if merge == "concat" else ""
+        raise ValueError(
+            f"`{names[1]}` {merge!r} needs outputs of equal shape{where}, got {a} and {b}"
+        )
+
+
 @described
 def bidirectional(forward: Cell, backward: Cell, *, merge: str = "concat") -> Cell:
     """Run one cell from the first step to the last, another from the last to the first, and merge.
@@ -208,15 +235,7 @@ def bidirectional(forward: Cell, backward: Cell, *, merge: str = "concat") -> Ce
     check_cell("forward", forward)
     check_cell("backward", backward)
     check_choice("merge", merge, MERGES)
-    if forward.input_shape != backward.input_shape:
-        raise ValueError(
-            f"`backward` must take inputs of shape {forward.input_shape}, got "
-            f"{backward.input_shape}"
-        )
-    if merge != "none" and None not in forward.input_shape:
-        a, b = output_shape(forward), output_shape(backward)
-        if (a[:-1] if merge == "concat" else a) != (b[:-1] if merge == "concat" else b):
-            raise ValueError(f"`merge` {merge!r} needs outputs of equal shape, got {a} and {b}")
+    check_directions(forward, backward, merge, ("backward", "merge"))
 
     def init(key: Array) -> Bidirectional:
         ahead, back = jax.random.split(key)

@@ -295,7 +295,9 @@ def lstm(
             output = opened["o"] * output
         new = LSTMCarry(output, cell)
         if full_gate_recurrence:
-            new = LSTMGatesCarry(*new, jnp.concatenate([opened[gate] for gate in gates], axis=-1))
+            # One gate alone is copied too: its adjoint is then that of the next step's gates.
+            side_by_side = jnp.stack([opened[gate] for gate in gates], axis=-2)
+            new = LSTMGatesCarry(*new, side_by_side.reshape(*cell.shape[:-1], -1))
         new = like(new, carry)
         return new, new.hidden
 

@@ -21,6 +21,7 @@ from jaxlstm.cells.base import (
     described,
     shapes_of,
     start,
+    type_of,
     wide,
 )
 
@@ -60,9 +61,8 @@ def dropout(cell: Cell, *, rate: float, constant: bool = False) -> Cell:
         raise ValueError(f"`constant` needs a known input shape, got {cell.input_shape}")
 
     def noise(key: Array, params: Params, carry: Carry, batch_shape: tuple[int, ...]) -> Any:
-        dtype = jax.tree.leaves(params)[0].dtype
         shape: Any = (*batch_shape, *cell.input_shape)
-        return _mask(key, shape, rate, dtype) if constant else key
+        return _mask(key, shape, rate, type_of(params)) if constant else key
 
     def step(params: Params, carry: Noisy, x: Array) -> tuple[Noisy, Any]:
         mask, rest = carry.noise, carry.noise

@@ -1,4 +1,4 @@
-"""The command `jaxlstm`: train, study, reproduce, sweep, report, sample, export, and list runs.
+"""The command `jaxlstm`: train, study, reproduce, sweep, report, sample, export, list and watch.
 
 Exit status: 0; 2 and one line for what the user got wrong; 1 for a training whose numbers stopped
 being finite; 130 for one that was interrupted. What a command needs is imported when it runs.

@@ -168,7 +168,7 @@ class Export:
     to: Annotated[Literal["onnx", "torch", "keras", "safetensors"], arg(help_behavior_hint="")]
     """What the file is for."""
     out: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """The file; in the run's folder if left out."""
+    """The file, which ends with .onnx, .keras or .safetensors; in the run's folder if left out."""
     seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Which seed of a run with several; the first if left out."""
 

@@ -92,13 +92,14 @@ def sized(folder: Path) -> str:
     Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / "a").write_bytes(bytes(1500))
+        ...     _ = (Path(folder) / "a").write_bytes(bytes(999_900))
         ...     sized(Path(folder))
-        '1.5 kB'
+        '1 MB'
     """
     size = 0.0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # a checkpoint that is removed just now
             size += path.lstat().st_size if path.is_file() else 0
+    size = float(f"{size:.3g}")
     power = min(4, (len(str(int(size))) - 1) // 3)
     return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

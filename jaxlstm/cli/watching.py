@@ -12,17 +12,20 @@ from typing import Any
 from jaxlstm import runs
 from jaxlstm.cli.arguments import Watch
 from jaxlstm.cli.listing import standing
-from jaxlstm.cli.wording import mean, say, scored
+from jaxlstm.cli.wording import lost, mean, say, scored
 from jaxlstm.errors import UserError
 from jaxlstm.progress import clock
 
+DAY = 86_400
 Show = Callable[[runs.Manifest, list[dict[str, Any]]], None]
 
 
 def watch(command: Watch) -> int:
     """Follow a run until it ends: a table on a terminal, a line for each record elsewhere."""
-    if not command.every > 0:
-        raise UserError(f"--every: expected a number of seconds > 0, got {command.every:g}")
+    if not 0 < command.every <= DAY:
+        raise UserError(
+            f"--every: expected a number of seconds > 0 and <= {DAY}, got {command.every:g}"
+        )
     folder = Path(command.run)
     runs.read_manifest(folder)
     with _table(folder) if sys.stdout.isatty() else _lines() as show:
@@ -33,6 +36,8 @@ def watch(command: Watch) -> int:
             show(manifest, runs.read_jsonl(folder, "metrics.jsonl"))
             if state != "running":
                 break
+            if lost() is not None:  # nobody reads on
+                return 0
             time.sleep(command.every)
     for score in manifest.summary:
         say(f"{score.metric}: {scored(score)}")

@@ -61,11 +61,16 @@ def speak() -> None:
 def heard(status: int) -> int:
     """The exit status, once all is said: 2, and a line, where the output could not be written."""
     sys.stdout.flush()
-    lost = getattr(sys.stdout, "lost", None)
-    if lost is None or isinstance(lost, BrokenPipeError):
+    error = lost()
+    if error is None or isinstance(error, BrokenPipeError):
         return status
-    complain(f"cannot write the output ({lost.strerror})")
+    complain(f"cannot write the output ({error.strerror})")
     return status or 2
+
+
+def lost() -> OSError | None:
+    """Why the output could not be written, if it could not."""
+    return getattr(sys.stdout, "lost", None)
 
 
 def say(line: str) -> None:

@@ -110,7 +110,8 @@ class Goal(Part, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if (self.below is None) == (self.above is None):
-            raise ValueError("expected exactly one of `below` and `above`")
+            came = "neither" if self.below is None else "both"
+            raise ValueError(f"expected exactly one of `below` and `above`, got {came}")
 
 
 class Sample(Part, frozen=True, kw_only=True):

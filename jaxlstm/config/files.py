@@ -83,6 +83,11 @@ def _made(
         _rename(training)
 
     def refuse(path: refusal.Path, reason: str) -> UserError:
+        # What all arms share was copied into each.
+        shared = ("shared", *path[2:]) if path[:1] == ("arms",) else path
+        if shared in names:
+            path = ("seeds",) if shared == ("shared", "seeds") else shared
+            return UserError(tables.one_line(f"--{refusal.dotted(path)}: {reason}"))
         changed = any(path[: len(name)] == name[: len(path)] for name in names)
         table = f"{version}." if _holds(changes, path) else ""
         place = refusal.dotted(path)

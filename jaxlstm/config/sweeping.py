@@ -92,8 +92,13 @@ def _begin(data: dict[str, Any], source: str) -> None:
 
 
 def _override(data: dict[str, Any], name: str, text: str) -> str:
-    """Put what a user typed in place: a list of values into the grid, else into the training."""
+    """Put what a user typed in place: a list of values into the grid, else into the training.
+
+    The name of a key is that in a training, or as the file of the sweep has it.
+    """
     dotted = name.replace("-", "_")
+    for table in ("grid.", "training."):
+        dotted = dotted.removeprefix(table)
     training, grid = data.setdefault("training", {}), data.setdefault("grid", {})
     cases = data.get("cases", [])
     if not isinstance(training, dict) or not isinstance(grid, dict):

@@ -48,6 +48,8 @@ def value(text: str, wanted: msgspec.inspect.Type | None) -> Any:
     options = wanted.types if isinstance(wanted, msgspec.inspect.UnionType) else (wanted,)
     if any(isinstance(option, msgspec.inspect.StrType) for option in options):
         return text
+    if re.fullmatch(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE):
+        return float(text)  # .5 and 5. are no TOML
     try:
         found = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError, ValueError):

@@ -1,6 +1,7 @@
 """Weights in and out, to and from the neighbours.
 
-Every neighbour is a module with two functions on arrays that import nothing of it:
+Every neighbour is a module with two functions on arrays that import nothing of it; our own files
+bring their cell along (`safetensors.load(path)`, `safetensors.dump(cell, params, path)`).
 
     cell, params = jl.convert.NEIGHBOUR.load(weights)      # or load(weights, cell) for a given cell
     weights = jl.convert.NEIGHBOUR.dump(cell, params)      # what the neighbour takes

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,14 +31,12 @@ def named(source: Any) -> Iterator[None]:
 def whole(path: str | os.PathLike[str]) -> Iterator[str]:
     """A name to write to, that becomes `path` when all has been written."""
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
+    name = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        yield name
-        os.chmod(name, 0o644)
+        yield str(name)
         os.replace(name, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
 
 
 def need(module: str, what: str) -> Any:

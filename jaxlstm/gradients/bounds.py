@@ -60,7 +60,7 @@ def bounds(
 
     Raises:
         TypeError: when `cell` is no `Cell`.
-        ValueError: when the cell cannot be stepped, or a name is unknown.
+        ValueError: when the cell cannot be stepped, a name is unknown, or `carry` brings noise.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl

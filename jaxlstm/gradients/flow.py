@@ -28,6 +28,7 @@ from jaxlstm.cells.base import (
 from jaxlstm.gradients.trace import is_inexact, step_with_probes
 from jaxlstm.unroll import Unrolled, unroll
 from jaxlstm.unroll.checks import check_array
+from jaxlstm.unroll.engine import without_invalid
 
 Layout = tuple[tuple[tuple[int, ...], Any], ...]
 """The shape and the type of every part of a vector."""
@@ -67,7 +68,9 @@ def flow(
     so δc_t includes the path c_t → h_t of the same step. One forward and one backward pass, at
     about the cost of a training step, with a carry's worth of memory more for each time step. A
     masked step makes no state of its own, so its gradients are zero. Every part keeps its own type:
-    the adjoint of a float32 memory is float32, whatever the type of the hidden state.
+    the adjoint of a float32 memory is float32, whatever the type of the hidden state. A branch, a
+    loop or a function with a derivative of its own within a step is one operation: of a part that
+    is computed in one, the adjoint is what comes from outside of it.
 
     Args:
         cell: any cell, also a `stack` (whose lower layers' adjoints include the way up) or a
@@ -140,7 +143,7 @@ def norm(array: Array, axes: tuple[int, ...]) -> Array:
     """The Euclidean norm over some axes, as far down and up as floats reach."""
     # Scaled, since squares of what has vanished below 1e-19 are zero in float32.
     largest = jnp.max(jnp.abs(array), axis=axes, keepdims=True, initial=0)
-    unit = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
+    unit = lax.stop_gradient(jnp.where((largest > 0) & (largest < jnp.inf), largest, 1))
     scaled = _real(array[..., None]) / unit[..., None]
     return jnp.sqrt(jnp.sum(jnp.square(scaled), axis=(*axes, -1))) * jnp.squeeze(unit, axes)
 
@@ -210,6 +213,18 @@ def flattened(carry: Carry) -> tuple[Array, Callable[[Array], Carry]]:
     return vector, lambda vector: structure.unflatten(apart(vector, layout))
 
 
+def without_padding(cell: Cell, inputs: Array, options: Mapping[str, Any]) -> Array:
+    """Inputs as `unroll` shows them to a cell made of others, which may hand them on."""
+    flags = [options.get(name) for name in ("lengths", "mask")]
+    return without_invalid(
+        inputs,
+        *(None if flag is None else jnp.asarray(flag) for flag in flags),
+        0 if options.get("time_major") else inputs.ndim - len(cell.input_shape) - 1,
+        hold=options.get("masked_outputs") == "hold",
+        reverse=bool(options.get("reverse")),
+    )
+
+
 def _visit(
     cell: Cell,
     params: Params,
@@ -224,6 +239,7 @@ def _visit(
     needs. A dry visit asks in the same order and computes shapes alone.
     """
     if cell.whole and cell.run is not None:
+        inputs = without_padding(cell, inputs, options)
         first = {name: options.get(name) for name in ("carry", "key")}
         more = {k: v for k, v in options.items() if k not in ("carry", "key", "reverse")}
 

@@ -40,7 +40,7 @@ def gates(
 
     Raises:
         TypeError: when `cell` is no `Cell`.
-        ValueError: when the cell cannot be stepped.
+        ValueError: when the cell cannot be stepped, or `carry` brings noise.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -104,8 +104,8 @@ def saturation(
 
     Raises:
         TypeError: when `cell` is no `Cell`, `margin` no number or `bins` no int.
-        ValueError: when the cell cannot be stepped, `margin` is no share below ½, or `bins` is not
-            positive.
+        ValueError: when the cell cannot be stepped, `margin` is no share below ½, `bins` is not
+            positive, or `carry` brings noise.
 
     Examples:
         A gate with a bias of 5 is open, whatever comes in:
@@ -203,7 +203,7 @@ def memory_timescales(
 
     Raises:
         TypeError: when `cell` is no `Cell`.
-        ValueError: when the cell cannot be stepped.
+        ValueError: when the cell cannot be stepped, or `carry` brings noise.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl

@@ -60,7 +60,7 @@ def norm_penalty(
 
     Raises:
         TypeError: when `cell` is no `Cell`, or `loss` no function to a floating point number.
-        ValueError: when the cell cannot be stepped, or the loss is no scalar.
+        ValueError: when the cell cannot be stepped, the loss is no scalar, or `carry` brings noise.
 
     Examples:
         A linear unit with w = ½ halves the error at each of 3 steps:
@@ -143,8 +143,8 @@ def flossing(
 
     Raises:
         TypeError: when `cell` is no `Cell`, or `warmup` no int.
-        ValueError: when the cell cannot be stepped, `warmup` is negative, or there are more
-            exponents than states.
+        ValueError: when the cell cannot be stepped, `warmup` is negative, no step is left to be
+            counted, there are more exponents than states, or `carry` brings noise.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl

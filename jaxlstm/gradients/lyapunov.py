@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size
 from jaxlstm.gradients.flow import flattened
-from jaxlstm.gradients.trace import check_steps
+from jaxlstm.gradients.trace import check_state, check_steps
 from jaxlstm.unroll.checks import check_array
 
 
@@ -72,7 +72,7 @@ def lyapunov_spectrum(
     Raises:
         TypeError: when `cell` is no `Cell`, or `warmup` no int.
         ValueError: when `inputs` are not one sequence, `warmup` is negative, there are fewer
-            counted steps than blocks, or more exponents than states.
+            counted steps than blocks, more exponents than states, or noise in `carry`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl
@@ -89,6 +89,7 @@ def lyapunov_spectrum(
     check_size("blocks", blocks)
     if isinstance(warmup, bool) or not isinstance(warmup, int):
         raise TypeError(f"`warmup` must be an int, got {warmup!r}")
+    check_state(carry)
     if warmup < 0:
         raise ValueError(f"`warmup` must not be negative, got {warmup}")
     inputs = check_array("inputs", inputs)

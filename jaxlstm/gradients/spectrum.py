@@ -74,7 +74,7 @@ def jacobian_spectrum(
 
     Raises:
         TypeError: when `cell` is no `Cell`.
-        ValueError: when the cell cannot be stepped, or a name is unknown.
+        ValueError: when the cell cannot be stepped, a name is unknown, or `carry` brings noise.
 
     Examples:
         >>> import jax, jax.numpy as jnp, jaxlstm as jl

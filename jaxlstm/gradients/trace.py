@@ -1,11 +1,11 @@
 """What a step computes on the way, seen without touching the cell: its jaxpr, evaluated by us.
 
-Two things need it. `flow` adds a zero to every part of a carry at the place where it is computed,
-or where it is returned if it is an old state handed on.
+`flow` adds a zero to every part of a carry at the place where it is computed, or where it is
+returned if it is an old state handed on; `norm_penalty` holds every part where it is computed.
 The measurements of gates look at every activation, or cut its gradient. An activation is every
 logistic function and every tanh of the step, and whatever the cell has named with
 `jax.ad_checkpoint.checkpoint_name`; the cells of this library name their gates as their equations
-do. Both follow JAX's documented pattern of a custom interpreter.
+do. All follow JAX's documented pattern of a custom interpreter.
 """
 
 import collections
@@ -18,10 +18,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend import core
 
-from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.cells.base import Carry, Cell, Noisy, Params
 
 RANGES = {"logistic": (0.0, 1.0), "tanh": (-1.0, 1.0)}
 """Between which values each squashing function lies."""
+ENTERED = ("jit", "pjit", "remat2")
+"""Calls that compute what stands in them, and nothing else."""
 
 
 @dataclasses.dataclass
@@ -43,6 +45,13 @@ def check_steps(cell: Cell) -> None:
     """Refuse a cell that sees whole sequences, which has no step to look into."""
     if cell.whole:
         raise ValueError(f"`cell` must be one that can be stepped, got {cell!r}")
+
+
+def check_state(carry: Carry | None) -> None:
+    """Refuse a carry with noise, which is no state: nothing that a step computes changes it."""
+    nodes = jax.tree.leaves(carry, is_leaf=lambda node: isinstance(node, Noisy))
+    if any(isinstance(node, Noisy) and node.noise is not None for node in nodes):
+        raise ValueError("`carry` must bring no noise, got that of a key")
 
 
 def step_with_sites(
@@ -155,8 +164,10 @@ def evaluate(
         consts: its constants.
         arguments: its arguments.
         added: for each output what is added to it, or None.
-        watch: `watch(equation, given, results) -> results` sees every equation. A jitted call
-            within is entered where there is one, or where one of its results is added to.
+        watch: `watch(equation, given, results) -> results` sees every equation. A call of `jit` or
+            `jax.checkpoint` within is entered where there is one, or where one of its results is
+            added to. Any other call, such as a branch or a function with a derivative of its own,
+            is one operation.
         held: for each output None, or what is seen in its place by all that is computed from it
             within the jaxpr.
     """
@@ -198,13 +209,14 @@ def evaluate(
     for equation in jaxpr.eqns:
         given = [read(variable) for variable in equation.invars]
         inner: Any = equation.params.get("jaxpr")
-        if equation.primitive.name in ("jit", "pjit") and (
+        if equation.primitive.name in ENTERED and (
             watch is not None
             or any(variable in extra or variable in seen for variable in equation.outvars)
         ):
             probes = [extra.get(variable) for variable in equation.outvars]
             known = [seen.get(variable) for variable in equation.outvars]
-            results = evaluate(inner.jaxpr, inner.consts, given, probes, watch, known)
+            body, constants = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+            results = evaluate(body, constants, given, probes, watch, known)
             for variable, result in zip(equation.outvars, results, strict=True):
                 write(variable, result, entered=True)
             continue

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell
-from jaxlstm.gradients.trace import check_steps
+from jaxlstm.gradients.trace import check_state, check_steps
 from jaxlstm.unroll import unroll
 from jaxlstm.unroll.checks import check_array
 
@@ -43,6 +43,7 @@ def walk(
     """Run a cell forward and keep the carry before each step, in the memory of T carries."""
     check_cell("cell", cell)
     check_steps(cell)
+    check_state(carry)
     inputs = check_array("inputs", inputs)
     axis = inputs.ndim - len(cell.input_shape) - 1
     carries = unroll(

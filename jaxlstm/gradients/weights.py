@@ -17,6 +17,7 @@ from jaxlstm.gradients.flow import (
     numbers,
     scalar,
     side_by_side,
+    without_padding,
 )
 from jaxlstm.unroll import Unrolled, unroll
 from jaxlstm.unroll.checks import check_array
@@ -101,11 +102,15 @@ def weight_flow(
         raise ValueError("`key` must be None where there is a batch, got a key")
     jax.eval_shape(lambda: unroll(cell, params, inputs, time_major=time_major, **options))
     rows = {name: options.pop(name, None) for name in BATCHED}
-    rows = {name: value for name, value in rows.items() if value is not None}
+    rows = {
+        name: value if name == "carry" else jnp.asarray(value)
+        for name, value in rows.items()
+        if value is not None
+    }
     if time_major:
         inputs = jnp.moveaxis(inputs, 0, batch)
         for name in set(rows) & set(ALONG_TIME):
-            rows[name] = jnp.moveaxis(jnp.asarray(rows[name]), 0, batch)
+            rows[name] = jnp.moveaxis(rows[name], 0, batch)
     length = inputs.shape[batch]
 
     def of_row(timed: Params, inputs: Array, rows: dict[str, Any]) -> Any:
@@ -168,6 +173,7 @@ def _unroll(cell: Cell, timed: Params, inputs: Array, **options: Any) -> Unrolle
     Gradients with respect to the weights themselves pass through the initial carry alone.
     """
     if cell.whole and cell.run is not None:
+        inputs = without_padding(cell, inputs, options)
         first = {name: options.pop(name, None) for name in ("carry", "key")}
         reverse = options.pop("reverse", False)
 

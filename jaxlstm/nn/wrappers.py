@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxlstm.cells.base import Cell, output_shape
-from jaxlstm.cells.combine import MERGES, bidirectional, check_chain
+from jaxlstm.cells.base import Cell
+from jaxlstm.cells.combine import MERGES, bidirectional, check_chain, check_directions
 from jaxlstm.nn.rnn import RNN, check_rngs, count_states, fresh
 
 MERGE_MODES = {None if name == "none" else name: merge for name, merge in MERGES.items()}
@@ -74,18 +74,8 @@ class Bidirectional(nnx.Module):
         ):
             if (given := getattr(backward_layer, name)) != wanted:
                 raise ValueError(f"`backward_layer` must have `{name}={wanted}`, got {given}")
-        if layer.cell.input_shape != backward_layer.cell.input_shape:
-            raise ValueError(
-                f"`backward_layer` must take inputs of shape {layer.cell.input_shape}, got "
-                f"{backward_layer.cell.input_shape}"
-            )
-        if merge_mode not in ("concat", None) and None not in layer.cell.input_shape:
-            shapes = output_shape(layer.cell), output_shape(backward_layer.cell)
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"`merge_mode` {merge_mode!r} needs outputs of equal shape, got {shapes[0]} "
-                    f"and {shapes[1]}"
-                )
+        cells = layer.cell, backward_layer.cell
+        check_directions(*cells, merge_mode or "none", ("backward_layer", "merge_mode"))
         self.forward_layer = layer
         self.backward_layer = backward_layer
         self.merge_mode = merge_mode

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from jaxlstm import runs
 from jaxlstm.report.figures import Axis, Figure, Lines, Panel, Series
 from jaxlstm.report.wording import number
 
@@ -159,7 +160,7 @@ def _series(label: str, steps: Mapping[int, Sequence[float | None]], *, seeds: b
 
 
 def _json(values: np.ndarray) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values.tolist()]
+    return list(map(runs.finite, values.tolist()))
 
 
 def _references(names: Sequence[str], baselines: Mapping[str, float]) -> dict[str, dict]:

@@ -73,7 +73,7 @@ MATPLOTLIB: Any = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
     "lines.solid_capstyle": "round",
-    "path.simplify": False,  # lines are thinned by draw.thin, which keeps extremes and gaps
+    "path.simplify": False,  # lines are thinned by lines.thin, which keeps extremes and gaps
     "svg.fonttype": "none",  # text stays text: it can be read out, searched, and follows the page
     "text.color": LIGHT["ink"],
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign

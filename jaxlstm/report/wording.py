@@ -59,11 +59,11 @@ def duration(seconds: float) -> str:
     """Write a time span in its two largest units.
 
     Examples:
-        >>> duration(0.41), duration(93.2), duration(7384)
-        ('0.4 s', '1 min 33 s', '2 h 3 min')
+        >>> duration(0.41), duration(9.96), duration(59.7), duration(93.2), duration(7384)
+        ('0.4 s', '10 s', '1 min 0 s', '1 min 33 s', '2 h 3 min')
     """
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s" if round(seconds, 1) < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

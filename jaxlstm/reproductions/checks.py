@@ -56,8 +56,8 @@ def judge(check: config.Check, folders: Mapping[str, Path]) -> runs.Score:
     ends = span if span is not None and all(map(math.isfinite, span)) else (None, None)
     return runs.Score(
         metric=check.what,
-        values=[float(v) if math.isfinite(v) else None for v in (*values, *others)],
-        mean=value if math.isfinite(value) else None,
+        values=list(map(runs.finite, (*values, *others))),
+        mean=runs.finite(value),
         low=ends[0],
         high=ends[1],
         expected=_band(check, low, high, len(values)),
@@ -83,7 +83,11 @@ def _of_training(check: config.Check, folder: Path) -> list[float]:
     if check.lowest is not None:
         guide = _series(records, check.lowest, folder)
         shared = sorted(set(series) & set(guide))
-        best = [min(shared, key=lambda s: guide[s][seed]) for seed in range(len(values))]
+        lost = {step: np.isnan(found) for step, found in guide.items()}
+        best = [
+            min(shared, key=lambda s: (lost[s][seed], guide[s][seed]))
+            for seed in range(len(values))
+        ]
         values = [series[step][seed] for seed, step in enumerate(best)]
     if check.stopped:
         stopped = _series(records, "stop stopped", folder)

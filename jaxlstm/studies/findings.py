@@ -61,12 +61,13 @@ def write(folder: Path, title: str, caption: str, found: Sequence[Prediction]) -
     """Write the table of predictions, and give the summary."""
     rows, scores = [], []
     for prediction in found:
-        values: list[Any] = [float(value) for value in prediction.measured]
-        mean = float(np.mean(values))
-        low, high = interval(values) or (None, None)
+        mean = runs.finite(np.mean(prediction.measured))
+        low, high = interval(prediction.measured) or (None, None)
         verdict = "met" if prediction.holds else "missed"
         span = "" if low is None or high is None else f"{low:.4g} … {high:.4g}"
-        rows.append([prediction.what, prediction.expected, f"{mean:.4g}", span, verdict])
+        said = "not finite" if mean is None else f"{mean:.4g}"
+        rows.append([prediction.what, prediction.expected, said, span, verdict])
+        values = list(map(runs.finite, prediction.measured))
         scores.append(
             runs.Score(prediction.what, values, mean, low, high, prediction.expected, verdict)
         )

@@ -75,7 +75,7 @@ def cluster(address: str, folder: Path) -> Iterator[Engine]:
 
     Args:
         address: of its scheduler, such as "tcp://10.0.0.5:8786".
-        folder: the folder of the sweep, which every worker must see.
+        folder: the working folder, which every worker must see.
 
     Raises:
         UserError: when there is no such scheduler, or a worker cannot take part.

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     Args:
         inputs: `[B, T, I]` float32 features, or `[B, T]` int32 symbols.
         targets: what `Task.loss` reads: `[B, T]` int32 (a class for each step), `[B]` int32 (a
-            class for each sequence) or `[B, O]` float32.
+            class for each sequence), `[B, O]` float32, or `[B, T, …]` numbers for each step.
         lengths: `[B]` int32, the valid steps of each sequence; None when all steps are valid.
     """
 
@@ -94,7 +94,8 @@ class Task:
             through `jax.jit` as an argument, so that no data set is compiled into a program.
         sample: `sample(data, key, batch_size) -> Batch`: pure, deterministic in the key, may be
             jitted with a static `batch_size` and mapped over keys.
-        evaluation: the fixed sets that scores are taken on, `"validation"` or `"test"` or both.
+        evaluation: the fixed sets that scores are taken on by name, such as `"validation"` and
+            `"test"`.
         loss: `loss(outputs, batch) -> (loss, metrics)`: a scalar to minimise, the mean over the
             batch, and a dict of scalars that are means over the batch as well. Where sequences of
             different lengths have an output for every step, a set is scored as a whole, and a

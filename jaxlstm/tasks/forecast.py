@@ -185,7 +185,7 @@ def ask(values: np.ndarray, horizons: tuple[int, ...], cuts: tuple[int, int, int
     steps = np.arange(len(values))
     ahead = np.full((len(values), len(horizons)), np.nan)
     for column, horizon in enumerate(horizons):
-        ahead[: len(values) - horizon, column] = values[horizon:]
+        ahead[: max(0, len(values) - horizon), column] = values[horizon:]
     latest = np.maximum.accumulate(np.where(np.isnan(values), -1, steps))
     known = np.where(latest >= 0, values[latest], np.nan)
     possible = np.isfinite(ahead) & np.isfinite(known)[:, None]

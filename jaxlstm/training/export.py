@@ -35,15 +35,15 @@ def export(
     Args:
         folder: the run.
         to: one of these.
-        path: the file; in the run's folder if None.
+        path: the file, with the ending of its kind; in the run's folder if None.
         seed: which network of a run with several seeds; the first if None.
 
     Returns:
         The path of the file.
 
     Raises:
-        UserError: when the folder is no training, has no checkpoint or no such seed, or the file
-            cannot be written.
+        UserError: when the folder is no training, has no checkpoint or no such seed, the file
+            cannot be written, or ends as one of another kind.
     """
     folder = Path(folder)
     try:
@@ -52,6 +52,9 @@ def export(
         raise UserError(f"export: {error}") from None
     params = found.params(seed)
     file = folder / FILES[to] if path is None else Path(path)
+    suffix = Path(FILES[to]).suffix
+    if file.suffix != suffix:
+        raise UserError(f"--out: expected a name that ends with {suffix}, got '{file}'")
     try:
         WRITERS[to](file, found, params)
     except OSError as error:

@@ -29,6 +29,8 @@ class Looks:
         self._training, self._data, self._on = training, data, on
         workers = None if on is None else 1
         self._over_seeds = functools.partial(seeds.over_seeds, how=how, workers=workers)
+        # The growth of a perturbation takes QR decompositions.
+        self._one_by_one = functools.partial(seeds.over_seeds, how=how, workers=1)
         self._batches: dict[str, Any] = {}
         self._evaluations: dict[str, Callable[..., list[Any]]] = {}
         self._write: Callable[..., Any] | None = None
@@ -59,7 +61,7 @@ class Looks:
             task, network = self._training.task, self._training.network
             size = self._training.experiment.train.batch_size
             measure = gradients.build(task, network, batch_size=size, sequences=spec.sequences)
-            self._measure = self._over_seeds(measure)
+            self._measure = self._one_by_one(measure)
         began = time.monotonic()
         each = jax.device_get(self._measure(states, self._data))
         self._measuring += time.monotonic() - began

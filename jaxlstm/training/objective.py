@@ -10,6 +10,7 @@ from jax import Array, lax
 
 import jaxlstm as jl
 from jaxlstm import config
+from jaxlstm.errors import UserError
 from jaxlstm.tasks import Batch, Task
 from jaxlstm.training.model import Model, Params
 
@@ -102,6 +103,10 @@ def term(spec: config.Penalty, task: Task, network: Model) -> Term:
 
         # What `jl.gradients.flossing` is the mean square of, which a report wants to see too.
         inputs = batch.inputs[: spec.sequences, : spec.length]
+        if spec.warmup >= (steps := inputs.shape[1]):
+            raise UserError(
+                f"penalty.warmup: expected int < {steps}, the time steps, got {spec.warmup}"
+            )
         found = jax.vmap(exponents)(network.encode(params, inputs))
         largest = jnp.max(jnp.abs(jnp.mean(found, axis=0)))
         return {"penalty": jnp.mean(found**2), "largest_exponent": largest}

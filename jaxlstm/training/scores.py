@@ -8,7 +8,7 @@ from scipy import special
 
 from jaxlstm import config
 from jaxlstm.errors import UserError
-from jaxlstm.runs import Score
+from jaxlstm.runs import Score, finite
 from jaxlstm.tasks import Goal, Task
 
 
@@ -98,9 +98,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 def _score(metric: str, values: Sequence[float]) -> Score:
     low, high = interval(values) or (None, None)
-    given = [value if math.isfinite(value) else None for value in values]
-    mean = statistics.fmean(values)
-    return Score(metric, given, mean if math.isfinite(mean) else None, low, high)
+    given, mean = list(map(finite, values)), finite(statistics.fmean(values))
+    return Score(metric, given, mean, low, high)
 
 
 def _word(seeds: str) -> str:
