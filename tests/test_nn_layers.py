@@ -466,6 +466,6 @@ def test_frames_that_do_not_lie_beside_each_other_are_refused():
     frames = {"filters": 2, "kernel_size": 3, "return_sequences": True}
     one = NN.ConvLSTM1D((8, 1), **frames, rngs=nnx.Rngs(0))
     two = NN.ConvLSTM1D((8, 1), **frames, strides=2, go_backwards=True, rngs=nnx.Rngs(0))
-    line = r"`merge_mode` 'concat' needs outputs of equal shape but for the last size, got \(6, 2\) and"
+    line = r"`merge_mode` 'concat' needs outputs of equal shape but for the last size, got \(6, 2"
     with pytest.raises(ValueError, match=line):
         NN.Bidirectional(one, two)

@@ -215,10 +215,14 @@ def flattened(carry: Carry) -> tuple[Array, Callable[[Array], Carry]]:
 
 def without_padding(cell: Cell, inputs: Array, options: Mapping[str, Any]) -> Array:
     """Inputs as `unroll` shows them to a cell made of others, which may hand them on."""
-    flags = [options.get(name) for name in ("lengths", "mask")]
+    lengths, mask = (
+        None if flag is None else jnp.asarray(flag)
+        for flag in (options.get("lengths"), options.get("mask"))
+    )
     return without_invalid(
         inputs,
-        *(None if flag is None else jnp.asarray(flag) for flag in flags),
+        lengths,
+        mask,
         0 if options.get("time_major") else inputs.ndim - len(cell.input_shape) - 1,
         hold=options.get("masked_outputs") == "hold",
         reverse=bool(options.get("reverse")),
