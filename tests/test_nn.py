@@ -1,5 +1,6 @@
 """The Flax NNX face: the interface of Keras, over the functions, under every transformation."""
 
+import copy
 import functools
 import os
 import subprocess
@@ -431,3 +432,38 @@ def test_a_layer_takes_a_backend():
 def test_layers_are_tabulated():
     layer = jl.nn.Bidirectional(jl.nn.LSTM(I, H, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
     assert "Bidirectional Summary" in nnx.tabulate(layer, inputs(B, T))
+
+
+def test_a_cell_whose_carry_is_a_dict_is_carried_on():
+    def step(params, carry, x):
+        hidden = jnp.tanh(x @ params + 0.5 * carry["z"])
+        return {"z": hidden, "a": carry["a"] + hidden}, hidden
+
+    cell = jl.Cell(
+        init=lambda key: jnp.eye(3),
+        initial_carry=lambda params, batch_shape=(): {
+            name: jnp.zeros((*batch_shape, 3)) for name in ("z", "a")
+        },
+        step=step,
+        input_shape=(3,),
+    )
+    inputs = jax.random.normal(jax.random.key(0), (2, 6, 3), "float32")
+    whole = jl.unroll(cell, jnp.eye(3, dtype="float32"), inputs)
+    layer = jl.nn.RNN(cell, stateful=True, return_sequences=True, rngs=nnx.Rngs(0))
+    parts = [layer(part) for part in (inputs[:, :2], inputs[:, 2:])]
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), whole.outputs, rtol=1e-6)
+    one = jl.nn.RNN(cell, return_state=True, rngs=nnx.Rngs(0))
+    _, state = one(inputs[:, :2])
+    _, state = one(inputs[:, 2:], initial_state=state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), state, whole.carry)
+    with pytest.raises(ValueError, match=r"`initial_state` must be \{'a': .*got \{'b'"):
+        one(inputs, initial_state={"b": state["z"], "z": state["z"]})
+
+
+def test_a_deep_copy_has_weights_of_its_own_and_the_same_cell():
+    layer = jl.nn.LSTM(3, 4, activation=jax.nn.silu, rngs=nnx.Rngs(0))
+    other = copy.deepcopy(layer)
+    assert other.cell == layer.cell
+    other.kernel[...] = 0 * other.kernel[...]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, layer, other)
+    np.testing.assert_allclose(mean.kernel[...], layer.kernel[...] / 2)

@@ -76,6 +76,10 @@ class Described:
     def __repr__(self) -> str:
         return repr(self.description) if self.description else object.__repr__(self)
 
+    def __deepcopy__(self: D, memo: Any) -> D:
+        # Nothing in it changes; and a copy of a function that JAX has compiled is another function.
+        return self
+
     def __reduce__(self) -> Any:
         # Functions within a factory cannot be pickled; the factory, by its name, can.
         return (

@@ -297,7 +297,7 @@ def lstm(
         if full_gate_recurrence:
             # One gate alone is copied too: its adjoint is then that of the next step's gates.
             side_by_side = jnp.stack([opened[gate] for gate in gates], axis=-2)
-            new = LSTMGatesCarry(*new, side_by_side.reshape(*cell.shape[:-1], -1))
+            new = LSTMGatesCarry(*new, side_by_side.reshape(carry.gates.shape))
         new = like(new, carry)
         return new, new.hidden
 

@@ -275,7 +275,8 @@ class RNN(nnx.Module):
         if isinstance(state, Mapping) and set(state) == set(getattr(plain, "_fields", ())):
             state = plain._replace(**state)
         leaves, structure = jax.tree.leaves(state), jax.tree.structure(plain)
-        if len(leaves) != structure.num_leaves or isinstance(state, Mapping):
+        other = isinstance(state, Mapping) and jax.tree.structure(state) != structure
+        if len(leaves) != structure.num_leaves or other:
             raise ValueError(f"`initial_state` must be {layout(plain)}, got {layout(state)}")
         carry = jax.tree.unflatten(structure, leaves)
         check_tree("initial_state", carry, plain)

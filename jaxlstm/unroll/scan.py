@@ -109,13 +109,15 @@ def scan_over(
         own = [leaf for leaf, twin in zip(leaves, twins, strict=True) if twin is None]
         return state, (own, kept)
 
+    def first_output(steps: Steps, entries: Any, carry: Carry) -> Any:
+        one = jax.tree.map(lambda a: jnp.zeros_like(a, shape=(1, *a.shape[1:])), steps)
+        entry = jax.tree.map(lambda a: jnp.zeros_like(a, shape=a.shape[1:]), entries)
+        ready = one if prepare is None else prepare(one, entry)
+        return step(carry, jax.tree.map(lambda a: a[0], ready["x"]))[1]
+
     last = None
     if options.hold:
-        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), steps)
-        entry = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), entries)
-        ready = one if prepare is None else jax.eval_shape(prepare, one, entry)
-        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), ready["x"])
-        shapes = jax.eval_shape(step, laid.first, first)[1]
+        shapes = jax.eval_shape(first_output, steps, entries, laid.first)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         last = varying_like(zeros, (beside, laid))
     state = (laid.first, last, laid.xs[-1 if reverse else 0] if ahead else None)
