@@ -146,7 +146,7 @@ def table(data, rows, call):
 def page(data):
     """The tables."""
     lines = [
-        f"# Speed on {data['device']}",
+        f"# Speed on {data['device'].partition(',')[0]}",
         "",
         "An LSTM, forward and with the gradients of its weights, in milliseconds: median of the",
         "rounds, lowest and highest in brackets. The last two columns say how many times as fast",
