@@ -24,18 +24,8 @@ pytestmark = pytest.mark.usefixtures("compile_fast")
 def measured(folder, name, small):
     """Run a study of a config with smaller sizes."""
     study = config.load(f"configs/studies/{name}.toml", list(small.items()))
-    runs.create(
-        folder,
-        config=config.dumps(study),
-        kind="study",
-        name=study.name,
-        question=study.question,
-        command="",
-        seeds=study.seed_list,
-        device="cpu",
-    )
-    summary = studies.run(study, folder, lambda *a, **k: Bar(*a, **k, quiet=True))
-    runs.update_manifest(folder, summary=summary)
+    progress = lambda *a, **k: Bar(*a, **k, quiet=True)  # noqa: E731
+    studies.record(study, folder, command="", progress=progress)
     return folder
 
 

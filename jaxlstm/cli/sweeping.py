@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from jaxlstm import runs
 from jaxlstm.cli.arguments import Sweep
 from jaxlstm.cli.wording import STATUS, complain, say, scored
@@ -115,4 +117,4 @@ def _tell(ranked: Sequence["sweeps.Ranked"]) -> None:
 def _score(score: runs.Score | None) -> str:
     if score is None:
         return "none finished"
-    return scored(runs.Score(score.metric, score.values, score.mean, score.low, score.high))
+    return scored(msgspec.structs.replace(score, expected=None, verdict="reported"))

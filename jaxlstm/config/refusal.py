@@ -127,19 +127,20 @@ def _struct(spec: inspect.Type | None, data: Any) -> inspect.StructType | None:
 
 
 def _structs(spec: inspect.Type | None) -> list[inspect.StructType]:
-    return [option for option in _options(spec) if isinstance(option, inspect.StructType)]
+    return [option for option in kinds(spec) if isinstance(option, inspect.StructType)]
 
 
-def _options(spec: inspect.Type | None) -> tuple[inspect.Type | None, ...]:
+def kinds(spec: inspect.Type | None) -> tuple[inspect.Type | None, ...]:
+    """The types of which a value may be."""
     return spec.types if isinstance(spec, inspect.UnionType) else (spec,)
 
 
 def _choices(spec: Any, data: Any, path: Path) -> list[Any]:
     """The values that may stand at a path: the tags of a table's kinds, or a literal's values."""
-    kinds = [s for s in _structs(type_at(spec, data, path[:-1])) if s.tag_field == path[-1]]
-    if kinds:
-        return [kind.tag for kind in kinds]
-    options = _options(type_at(spec, data, path))
+    tagged = [s for s in _structs(type_at(spec, data, path[:-1])) if s.tag_field == path[-1]]
+    if tagged:
+        return [table.tag for table in tagged]
+    options = kinds(type_at(spec, data, path))
     return [v for one in options if isinstance(one, inspect.LiteralType) for v in one.values]
 
 

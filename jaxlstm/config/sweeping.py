@@ -1,6 +1,5 @@
 """Sweeps from plain tables and a command line, every setting held against what a training takes."""
 
-import tomllib
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,27 +111,17 @@ def _override(data: dict[str, Any], name: str, text: str) -> str:
             raise UserError(f"--{name}: `{'.'.join(way[: index + 1])}` holds no other keys")
     wanted = refusal.type_at(Experiment, {"kind": "training", **training}, tuple(dotted.split(".")))
     grid.pop(dotted, None)
-    swept = _list(text)
-    if swept is not None and _takes_list(wanted) and not all(isinstance(v, list) for v in swept):
-        swept = None
-    if swept is None or dotted == "seeds":
-        put(training, dotted, tables.value(text, wanted))
+    given = tables.value(text, None)
+    is_list = isinstance(given, list)
+    takes_one = any(
+        isinstance(kind, msgspec.inspect.VarTupleType) for kind in refusal.kinds(wanted)
+    )
+    swept = is_list and (not takes_one or all(isinstance(value, list) for value in given))
+    if swept and dotted != "seeds":
+        grid[dotted] = given
     else:
-        grid[dotted] = swept
+        put(training, dotted, tables.value(text, wanted))
     return dotted
-
-
-def _list(text: str) -> list[Any] | None:
-    try:
-        found = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
-        return None
-    return found["value"] if len(found) == 1 and isinstance(found["value"], list) else None
-
-
-def _takes_list(wanted: msgspec.inspect.Type | None) -> bool:
-    options = wanted.types if isinstance(wanted, msgspec.inspect.UnionType) else (wanted,)
-    return any(isinstance(option, msgspec.inspect.VarTupleType) for option in options)
 
 
 def _check(sweep: Sweep, source: str, typed: set[str], training: str) -> None:

@@ -45,8 +45,7 @@ def check_text(text: str, source: str) -> None:
 
 def value(text: str, wanted: msgspec.inspect.Type | None) -> Any:
     """Read what a user typed: TOML where it is TOML and no string is wanted, else the text."""
-    options = wanted.types if isinstance(wanted, msgspec.inspect.UnionType) else (wanted,)
-    if any(isinstance(option, msgspec.inspect.StrType) for option in options):
+    if any(isinstance(kind, msgspec.inspect.StrType) for kind in refusal.kinds(wanted)):
         return text
     if re.fullmatch(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE):
         return float(text)  # .5 and 5. are no TOML

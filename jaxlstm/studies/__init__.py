@@ -28,20 +28,6 @@ STUDIES: dict[type, Callable[..., list[runs.Score]]] = {
 }
 
 
-def run(study: config.Study, folder: str | Path, progress: Callable[..., Any]) -> list[runs.Score]:
-    """Measure what a study asks for, and write its figures and tables into the run folder.
-
-    Args:
-        study: the config.
-        folder: an existing run folder.
-        progress: makes a progress bar, as `jaxlstm.progress.Bar` does.
-
-    Returns:
-        The summary: one `Score` for each prediction.
-    """
-    return _prepare(study)(Path(folder), progress)
-
-
 def _prepare(study: config.Study) -> Callable[..., list[runs.Score]]:
     """Read what a study looks at, before anything is written; what comes back measures it."""
     spec, seeds = study.study, study.seed_list

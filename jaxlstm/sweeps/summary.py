@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from jaxlstm import runs, tasks
 from jaxlstm.sweeps import tries
 from jaxlstm.sweeps.check import Goal
@@ -85,12 +87,11 @@ def rank(plan: Plan, goals: Sequence[Goal], standings: Mapping[str, Standing]) -
 def summary(ranked: Sequence[Ranked]) -> list[runs.Score]:
     """Give the scores for the manifest, best first, each named after its setting."""
     return [
-        runs.Score(
-            one.score.metric + (f" with {one.setting.label}" if one.setting.values else ""),
-            one.score.values,
-            one.score.mean,
-            one.score.low,
-            one.score.high,
+        msgspec.structs.replace(
+            one.score,
+            metric=one.score.metric + (f" with {one.setting.label}" if one.setting.values else ""),
+            expected=None,
+            verdict="reported",
         )
         for one in ranked
         if one.score is not None

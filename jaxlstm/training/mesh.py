@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jaxlstm as jl
 from jaxlstm import config
+from jaxlstm.cells.base import shapes_of
 from jaxlstm.cells.trees import bytes_of
 from jaxlstm.errors import UserError
 from jaxlstm.training import model, processes
@@ -72,9 +73,7 @@ def _wide(spec: config.Model) -> bool:
     if isinstance(spec, config.ConvLSTM):
         return False
     network = model.build(spec, input_size=1, output_size=1, tokens=False, every_step=True)
-    layer = network.layers[0]
-    # Within the function even the key is a shape alone: JAX does not begin with it.
-    return bytes_of(jax.eval_shape(lambda: layer.init(jax.random.key(0)))) > WIDE
+    return bytes_of(shapes_of(network.layers[0])) > WIDE
 
 
 def ask_for_devices_of(trainings: Iterable[config.Experiment], processes: int = 1) -> None:
