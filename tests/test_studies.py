@@ -1,7 +1,9 @@
 """A study, small: its predictions hold, its numbers are in the files, a false one is missed."""
 
+import itertools
 import json
 import re
+import types
 from pathlib import Path
 
 import jax
@@ -100,8 +102,12 @@ def test_a_context_that_is_never_enough_has_no_length():
     found = {f"{name} {when}": lost for name in names for when in ("before", "after")}
     found |= {f"sum {when}": lost[:, 0] for when in ("before", "after")}
     found |= {"contexts": np.array([[1, 2, 3]])}
-    for every in (False, True):
-        assert not any(one.holds for one in reach._predictions({"a": found}, {"a": every}))
+    for every, unit in itertools.product((False, True), ("nats", "squared error")):
+        task = types.SimpleNamespace(every_step=every, unit=unit)
+        made = list(reach._predictions({"a": found}, {"a": task}))
+        assert not any(one.holds for one in made)
+        # What has a scale of its own is not held against a bound in nats.
+        assert any("nats" in one.what for one in made) == (unit == "nats")
 
 
 def test_slope_is_a_least_squares_fit():

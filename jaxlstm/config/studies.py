@@ -201,7 +201,8 @@ class Reach(Part, frozen=True, kw_only=True, tag_field="kind", tag="reach"):
     Args:
         trainings: configs of trainings, which are run with the study's seeds, or folders of
             finished runs, which are taken as they are. Each is followed from its last step, which
-            its task must be able to ask about alone.
+            its task must be able to ask about alone. What context is worth is held against a bound
+            where the loss is in nats, a negative log-likelihood; else it is drawn alone.
         length: steps of a sequence that are looked at, where the task has an output at every step.
         sequences: how many are looked at.
         contexts: how many last inputs a network is shown, to see what the earlier ones are worth.

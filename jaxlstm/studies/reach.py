@@ -1,6 +1,6 @@
 """Where gradients go in a real task: contribution by lag, and how much context a network uses."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from jaxlstm.cells.base import Carry
 from jaxlstm.errors import UserError
 from jaxlstm.studies import findings
 from jaxlstm.studies.findings import Prediction
-from jaxlstm.tasks import Batch
+from jaxlstm.tasks import Batch, Task
 from jaxlstm.training.model import Params
 
 LAG = "lag T − t (steps)"
@@ -54,14 +54,15 @@ def measure(
             first = [state.params for state in made.states()]
             found[one.label] = _look(spec, made, first, last)
             bar.update(len(found))
-    _draw(spec, found, folder)
+    tasks = {one.label: one.training.task for one in prepared}
+    _draw(spec, found, tasks, folder)
     return findings.write(
         folder,
         "Predictions and measurements",
         "The loss is that of one step, the last of each sequence. The truncation error is the size "
         "of what truncated backpropagation leaves out of the gradient, as a share of it. “Within” "
         "compares the mean over seeds, a bound must hold for every seed.",
-        list(_predictions(found, {one.label: one.training.task.every_step for one in prepared})),
+        list(_predictions(found, tasks)),
     )
 
 
@@ -254,9 +255,10 @@ def _first(flags: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 
 def _predictions(
-    found: dict[str, dict[str, np.ndarray]], every_step: dict[str, bool]
+    found: dict[str, dict[str, np.ndarray]], tasks: Mapping[str, Task]
 ) -> Iterator[Prediction]:
     for name, one in found.items():
+        every_step = tasks[name].every_step
         for when in ("before", "after"):
             yield Prediction(
                 f"{name}, {when}: contributions of all steps less the gradient, as a share of it",
@@ -269,37 +271,45 @@ def _predictions(
             f"{name}: mean lag of the error at the memory, after over before",
             1.0,
             _mean_lag(one["memory after"]) / _mean_lag(one["memory before"]),
-            "at most" if every_step[name] else "at least",
+            "at most" if every_step else "at least",
         )
-        contexts = one["contexts"][0]
-        shortest = _excess(one)[:, 0]
-        yield Prediction(
-            f"{name}, after: loss with {contexts[0]:g} input less that with all (nats)",
-            0.1,
-            shortest,
-            "at least",
-        )
+        # A bound in nats says nothing of an error that has a scale of its own.
+        in_nats = tasks[name].unit == "nats"
+        if in_nats:
+            yield Prediction(
+                f"{name}, after: loss with {one['contexts'][0][0]:g} input less that with all "
+                "(nats)",
+                0.1,
+                _excess(one)[:, 0],
+                "at least",
+            )
         half = len(one["contribution after"][0]) // 2
         early = one["contribution after"][:, half:].sum(axis=1)
         yield Prediction(
             f"{name}, after: share of the contributions from lags of {half} and more",
             0.1,
             early / one["contribution after"].sum(axis=1),
-            "at most" if every_step[name] else "at least",
+            "at most" if every_step else "at least",
         )
-        # Where truncation leaves a tenth of the gradient out, what is cut away is worth little.
-        error = one["truncation after"]
-        cut = _first(error < 0.1, np.arange(1, error.shape[1] + 1))
-        yield Prediction(
-            f"{name}, after: |log₂| of context within .05 nats over steps back with a tenth of "
-            "truncation error",
-            1.0,
-            np.abs(np.log2(_enough(one, 0.05) / cut)),
-            "at most",
-        )
+        if in_nats:
+            # Where truncation leaves a tenth of the gradient out, what is cut away is worth little.
+            error = one["truncation after"]
+            cut = _first(error < 0.1, np.arange(1, error.shape[1] + 1))
+            yield Prediction(
+                f"{name}, after: |log₂| of context within .05 nats over steps back with a tenth of "
+                "truncation error",
+                1.0,
+                np.abs(np.log2(_enough(one, 0.05) / cut)),
+                "at most",
+            )
 
 
-def _draw(spec: config.Reach, found: dict[str, dict[str, np.ndarray]], folder: Path) -> None:
+def _draw(
+    spec: config.Reach,
+    found: dict[str, dict[str, np.ndarray]],
+    tasks: Mapping[str, Task],
+    folder: Path,
+) -> None:
     def lines(what: Callable[[str], str], label: str) -> list[Any]:
         panels = []
         for name, one in found.items():
@@ -333,7 +343,7 @@ def _draw(spec: config.Reach, found: dict[str, dict[str, np.ndarray]], folder: P
             "and the loss at the last step when the trained network begins so many steps before "
             f"it, less the loss with all steps, over up to {SCORED} sequences. Bands: range over "
             "seeds.",
-            _worth(found),
+            _worth(found, tasks),
         ),
     }
     for stem, (title, caption, panels) in figures.items():
@@ -341,15 +351,16 @@ def _draw(spec: config.Reach, found: dict[str, dict[str, np.ndarray]], folder: P
         runs.write_figure(folder, stem, figure)
 
 
-def _worth(found: dict[str, dict[str, np.ndarray]]) -> list[Any]:
+def _worth(found: dict[str, dict[str, np.ndarray]], tasks: Mapping[str, Task]) -> list[Any]:
     panels = []
     for name, one in found.items():
+        unit = tasks[name].unit
         error = one["truncation after"]
         steps = np.arange(1, error.shape[1] + 1)
         series = [
             findings.plain("truncation error (share)", steps, error),
-            findings.plain("excess loss (nats)", one["contexts"][0], _excess(one)),
+            findings.plain(f"excess loss ({unit})", one["contexts"][0], _excess(one)),
         ]
-        panel = findings.panel(name, "steps back", "share, or nats", series, scale="linear")
+        panel = findings.panel(name, "steps back", f"share, or {unit}", series, scale="linear")
         panels.append({**panel, "x": {"label": "steps back", "scale": "log"}})
     return panels

@@ -83,6 +83,7 @@ def build(config: "Adding") -> Task:
         sample=sample,
         evaluation={"validation": ours(fixed_key(EVALUATION_SEED), size, length)},
         loss=functools.partial(loss_1997, linear=config.outputs == "linear") if old else loss,
+        unit="squared error",
         goal=Goal("validation", "wrong" if old else "mse", below=0.01),
         baselines=_baselines_1997(length) if old else {"memoryless mse": 1 / 6},
     )

@@ -106,6 +106,8 @@ class Task:
         encode: turns text into int32 symbols `[T]`; None unless the task is text.
         decode: turns integer symbols `[T]` into text; None unless the task is text.
         symbols: the characters in the order of their numbers; None unless the task is text.
+        unit: what the loss is measured in: "nats" where it is a negative log-likelihood, else a
+            word for what has a scale of its own.
         frame: height and width where the inputs and outputs of a step are the pixels of a frame,
             row by row; None elsewhere.
     """
@@ -124,6 +126,7 @@ class Task:
     encode: Callable[[str], np.ndarray] | None = None
     decode: Callable[[Any], str] | None = None
     symbols: str | None = None
+    unit: str = "nats"
     frame: tuple[int, int] | None = None
 
 

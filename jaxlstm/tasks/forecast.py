@@ -164,6 +164,7 @@ def build(config: "Forecast") -> Task:
         sample=_sampler(window),
         evaluation=evaluation,
         loss=_loss(horizons, unit, variance),
+        unit="squared error",
         goal=Goal.beating("test", "mae", best),
         baselines=baselines,
     )

@@ -93,6 +93,7 @@ def build(config: "Reber") -> Task:
         sample=sample,
         evaluation={"all": both, **sets},
         loss=functools.partial(loss, aim=config.targets, over_steps=config.over_steps),
+        unit="squared error",
         goal=Goal("all", "wrong", below=0.5 / (2 * config.strings)),
         baselines={"short-memory wrong": 0.5},
     )

@@ -109,6 +109,7 @@ def build(config: "TemporalOrder") -> Task:
             **{f"length-{other}": evaluation(other) for other in config.evaluate_lengths},
         },
         loss=squared_loss if logistic else loss,
+        unit="squared error" if logistic else "nats",
         goal=Goal("validation", "wrong" if logistic else "error", below=0.01),
         baselines={
             **(
