@@ -493,7 +493,7 @@ def test_a_longer_version_that_does_not_fit_is_refused(table, line):
 
 def test_what_is_not_finite_is_missed_and_no_number_of_a_summary(tmp_path):
     lost = Prediction("x", 1.0, [np.nan, 1.0])
-    (score,) = findings.write(tmp_path, "t", "c", [lost])
+    (score,) = findings.write(tmp_path, "c", [lost])
     assert (score.values, score.mean, score.verdict) == ([None, 1.0], None, "missed")
     (table,) = tmp_path.rglob("predictions.json")
     assert json.loads(table.read_text())["rows"][0][2] == "not finite"

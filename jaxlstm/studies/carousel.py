@@ -19,7 +19,6 @@ from jaxlstm.studies import findings, trials
 from jaxlstm.studies.findings import Prediction
 from jaxlstm.tasks import Task
 
-LAG = "lag T − t (steps)"
 PROBES = 8
 CHRONO, TRUNCATED, WHOLE = "chrono", "1997, truncated", "1997, all paths"
 TENFOLD = math.log(10)
@@ -63,7 +62,6 @@ def measure(
     _draw(spec, cells, found, folder)
     return findings.write(
         folder,
-        "Predictions and measurements",
         f"Adding over {spec.length} steps; paths are those of {PROBES} sequences. “Within” "
         "compares the mean over seeds, a bound must hold for every seed.",
         _predictions(spec, cells, found),
@@ -249,19 +247,18 @@ def _draw(
             for path in ("cell path", "all paths"):
                 logs = found[name][path][:, stage]
                 series.append(findings.measured(f"{path}, {when}", np.arange(logs.shape[1]), logs))
-        panels.append(findings.panel(name, LAG, "‖∂state_T/∂state_t‖ (spectral norm)", series))
-    runs.write_figure(
+        panels.append(
+            findings.panel(name, findings.LAG, "‖∂state_T/∂state_t‖ (spectral norm)", series)
+        )
+    findings.figure(
         folder,
         "1-paths",
-        {
-            "title": "The memory's own path and all paths",
-            "caption": "Norm of the Jacobian of the state at the end with respect to an earlier "
-            "one, before and after training: through the forget gates alone (cell path), and "
-            f"whole. Geometric means over {PROBES} sequences of adding and over seeds; bands: "
-            "range over seeds.",
-            "kind": "lines",
-            "panels": panels,
-        },
+        "The memory's own path and all paths",
+        "Norm of the Jacobian of the state at the end with respect to an earlier "
+        "one, before and after training: through the forget gates alone (cell path), and "
+        f"whole. Geometric means over {PROBES} sequences of adding and over seeds; bands: "
+        "range over seeds.",
+        panels,
     )
     updates = np.arange(spec.stages + 1) * (spec.updates // spec.stages)
     through = [findings.measured(name, updates, _through(found[name])) for name in cells]
@@ -269,22 +266,19 @@ def _draw(
     grown = [
         findings.measured(name, updates, found[name]["all paths"]) for name in (TRUNCATED, WHOLE)
     ]
-    runs.write_figure(
+    findings.figure(
         folder,
         "2-training",
-        {
-            "title": "Through training",
-            "caption": "Left: how many times larger the Jacobian of all paths over the whole "
-            "sequence is than that of the cell path. Middle: the networks of 1997, the cosine of "
-            "the truncated and the true gradient. Right: the norm of their true ∂c_T/∂c_0, which "
-            "is 1 when truncated. Bands: range over seeds.",
-            "kind": "lines",
-            "panels": [
-                findings.panel("LSTM", "updates", "all paths / cell path", through),
-                findings.panel("1997", "updates", "cosine", cosine, scale="linear"),
-                findings.panel("1997", "updates", "‖∂c_T/∂c_0‖, true", grown),
-            ],
-        },
+        "Through training",
+        "Left: how many times larger the Jacobian of all paths over the whole "
+        "sequence is than that of the cell path. Middle: the networks of 1997, the cosine of "
+        "the truncated and the true gradient. Right: the norm of their true ∂c_T/∂c_0, which "
+        "is 1 when truncated. Bands: range over seeds.",
+        [
+            findings.panel("LSTM", "updates", "all paths / cell path", through),
+            findings.panel("1997", "updates", "cosine", cosine, scale="linear"),
+            findings.panel("1997", "updates", "‖∂c_T/∂c_0‖, true", grown),
+        ],
     )
 
 

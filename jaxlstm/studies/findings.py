@@ -11,6 +11,9 @@ import numpy as np
 from jaxlstm import runs
 from jaxlstm.training.scores import interval
 
+LAG = "lag T − t (steps)"
+"""What an axis of steps back from the end is called."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -57,7 +60,21 @@ class Prediction:
         return f"{self.predicted:.4g} ± {share}"
 
 
-def write(folder: Path, title: str, caption: str, found: Sequence[Prediction]) -> list[runs.Score]:
+def figure(
+    folder: Path,
+    stem: str,
+    title: str,
+    caption: str,
+    panels: Sequence[dict[str, Any]],
+    *,
+    kind: str = "lines",
+) -> None:
+    """Write a figure of the report: panels of series, as from `panel`, or heat maps."""
+    data = {"title": title, "caption": caption, "kind": kind, "panels": list(panels)}
+    runs.write_figure(folder, stem, data)
+
+
+def write(folder: Path, caption: str, found: Sequence[Prediction]) -> list[runs.Score]:
     """Write the table of predictions, and give the summary."""
     rows, scores = [], []
     for prediction in found:
@@ -72,6 +89,7 @@ def write(folder: Path, title: str, caption: str, found: Sequence[Prediction]) -
             runs.Score(prediction.what, values, mean, low, high, prediction.expected, verdict)
         )
     columns = ["quantity", "prediction", "measured", "95 % interval", "verdict"]
+    title = "Predictions and measurements"
     runs.write_table(
         folder, "predictions", title=title, caption=caption, columns=columns, rows=rows
     )

@@ -17,7 +17,6 @@ from jaxlstm.studies import findings, trials
 from jaxlstm.studies.findings import Prediction
 from jaxlstm.tasks import Task
 
-LAG = "lag T − t (steps)"
 VARIANTS: dict[str, dict[str, Any]] = {
     "LSTM": {},
     "no input gate": {"input_gate": False},
@@ -55,7 +54,6 @@ def measure(
     _table(both, learnt, folder)
     return findings.write(
         folder,
-        "Predictions and measurements",
         "A share is the norm of the gradient at the memory far back over the largest norm anywhere "
         "in the sequence. “Within” compares the mean over seeds, a bound must hold for every seed.",
         _predictions(both, learnt),
@@ -173,23 +171,22 @@ def _draw(name: str, task: Task, learnt: Any, folder: Path) -> None:
             logs = learnt[variant][when]
             logs = logs - logs.max(axis=1, keepdims=True)
             series.append(findings.measured(variant, np.arange(logs.shape[1]), logs))
-        panels.append(findings.panel(f"{when} training", LAG, "‖∂L/∂c_t‖, largest = 1", series))
+        panels.append(
+            findings.panel(f"{when} training", findings.LAG, "‖∂L/∂c_t‖, largest = 1", series)
+        )
     curves = []
     for variant in SHOWN:
         losses = learnt[variant]["losses"]
         curves.append(findings.learning(variant, losses, max(1, losses.shape[1] // 40)))
     panels.append(findings.panel("learning", "updates", "loss", curves))
-    runs.write_figure(
+    findings.figure(
         folder,
         name,
-        {
-            "title": f"Which gate matters: {task.name}",
-            "caption": "Norm of the gradient of the last output's size with respect to the memory, "
-            "by how far back, as initialised and as trained, and the loss on the way (means of "
-            "40 stretches of updates). Bands: range over seeds.",
-            "kind": "lines",
-            "panels": panels,
-        },
+        f"Which gate matters: {task.name}",
+        "Norm of the gradient of the last output's size with respect to the memory, "
+        "by how far back, as initialised and as trained, and the loss on the way (means of "
+        "40 stretches of updates). Bands: range over seeds.",
+        panels,
     )
 
 

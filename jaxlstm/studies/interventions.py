@@ -54,7 +54,6 @@ def measure(
     _table(found, folder)
     return findings.write(
         folder,
-        "Predictions and measurements",
         f"Temporal order over {spec.length} steps, error being the share classified wrongly, .75 "
         "for a guess. A bound must hold for every seed.",
         list(_predictions(spec, found, clipped)),
@@ -212,8 +211,7 @@ def _draw(spec: config.Interventions, found: Any, folder: Path) -> None:
         ),
     )
     for stem, title, caption, panels in figures:
-        figure = {"title": title, "caption": caption, "kind": "lines", "panels": panels}
-        runs.write_figure(folder, stem, figure)
+        findings.figure(folder, stem, title, caption, panels)
 
 
 def _table(found: Any, folder: Path) -> None:

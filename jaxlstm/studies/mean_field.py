@@ -58,7 +58,6 @@ def measure(
     _draw(spec, gains, rates, logs, folder)
     return findings.write(
         folder,
-        "Predictions and measurements",
         "A rate is the slope of log ‖∂L/∂h_t‖ with each step further back, from lag "
         f"{FIRST} to {min(spec.steps, LAST)}, {BURN_IN} steps after a random start, without "
         "inputs. “Within” compares the mean over seeds.",
@@ -123,61 +122,35 @@ def _draw(spec: config.MeanField, gains: Any, rates: Any, logs: Any, folder: Pat
             findings.measured(f"g = {gain:g}", lags, found - found[:, :1]),
             findings.theory("mean field", lags, lags * laws.tanh_exponent(gain)),
         ]
-    runs.write_figure(
+    findings.figure(
         folder,
         "1-lags",
-        {
-            "title": "Gradients of random tanh networks",
-            "caption": f"Norm of the gradient by how far back, N = {max(spec.sizes)}, the last "
-            "step taken for 1. Dashed: the exponent of mean-field theory. Bands: range over seeds.",
-            "kind": "lines",
-            "panels": [findings.panel("", "lag T − t (steps)", "‖∂L/∂h_t‖ / ‖∂L/∂h_T‖", lines)],
-        },
+        "Gradients of random tanh networks",
+        f"Norm of the gradient by how far back, N = {max(spec.sizes)}, the last "
+        "step taken for 1. Dashed: the exponent of mean-field theory. Bands: range over seeds.",
+        [findings.panel("", findings.LAG, "‖∂L/∂h_t‖ / ‖∂L/∂h_T‖", lines)],
     )
     panels = []
     for kind, law in KINDS.items():
         sizes = spec.sizes if kind == "tanh" else (max(spec.sizes),)
         series = [
-            _points(f"N = {size}", gains[kind], [rates[kind, size, g] for g in gains[kind]])
+            findings.plain(
+                f"N = {size}",
+                gains[kind],
+                np.stack([rates[kind, size, gain] for gain in gains[kind]], axis=1),
+            )
             for size in sizes
         ]
         curve = np.linspace(min(gains[kind]), max(gains[kind]), 60)
-        series.append(
-            {
-                "label": "theory",
-                "role": "theory",
-                "x": [float(g) for g in curve],
-                "y": [law(float(g)) for g in curve],
-            }
-        )
-        panels.append(
-            {
-                "title": kind,
-                "x": {"label": GAIN, "scale": "linear"},
-                "y": {"label": RATE, "scale": "linear"},
-                "series": series,
-            }
-        )
-    runs.write_figure(
+        theory = findings.reference("theory", curve, [law(float(gain)) for gain in curve])
+        series.append(theory | {"role": "theory"})
+        panels.append(findings.panel(kind, GAIN, RATE, series, scale="linear"))
+    findings.figure(
         folder,
         "2-rates",
-        {
-            "title": "The rate by the gain of the recurrent weights",
-            "caption": "Below zero gradients vanish, above it they explode. Linear networks follow "
-            "ln g, ReLU ones ½ ln(g²/2), tanh ones less than ln g once they saturate. Bands: range "
-            "over seeds.",
-            "kind": "lines",
-            "panels": panels,
-        },
+        "The rate by the gain of the recurrent weights",
+        "Below zero gradients vanish, above it they explode. Linear networks follow "
+        "ln g, ReLU ones ½ ln(g²/2), tanh ones less than ln g once they saturate. Bands: range "
+        "over seeds.",
+        panels,
     )
-
-
-def _points(label: str, x: Sequence[float], values: Sequence[np.ndarray]) -> dict[str, Any]:
-    return {
-        "label": label,
-        "role": "measured",
-        "x": [float(g) for g in x],
-        "y": [float(v.mean()) for v in values],
-        "low": [float(v.min()) for v in values],
-        "high": [float(v.max()) for v in values],
-    }

@@ -96,7 +96,6 @@ def measure(
     _draw(spec, maps, folder)
     return findings.write(
         folder,
-        "Predictions and measurements",
         "“Within” compares the mean over seeds, a bound must hold for every seed.",
         _predictions(spec, maps),
     )
@@ -164,24 +163,22 @@ def _draw(spec: config.PhaseDiagram, maps: dict[str, np.ndarray], folder: Path) 
             "z": {"label": label, "values": values.tolist(), "scale": scale},
         }
 
-    runs.write_figure(
+    findings.figure(
         folder,
         "map",
-        {
-            "title": "Where an LSTM can be trained",
-            "caption": "Left: the largest Lyapunov exponent of the network as initialised, driven "
-            "by the inputs of the task; below zero it forgets, above it is chaotic. Right: "
-            f"the mean squared error on adding over {spec.length} steps after {spec.updates} "
-            "updates (0.167 without memory). Means over seeds, on the right geometric.",
-            "kind": "heatmap",
-            "panels": [
-                panel("as initialised", "λ₁ (nats a step)", maps["exponent"].mean(axis=-1)),
-                panel(
-                    "after training",
-                    "mean squared error",
-                    np.exp(np.log(maps["error"]).mean(axis=-1)),
-                    "log",
-                ),
-            ],
-        },
+        "Where an LSTM can be trained",
+        "Left: the largest Lyapunov exponent of the network as initialised, driven "
+        "by the inputs of the task; below zero it forgets, above it is chaotic. Right: "
+        f"the mean squared error on adding over {spec.length} steps after {spec.updates} "
+        "updates (0.167 without memory). Means over seeds, on the right geometric.",
+        [
+            panel("as initialised", "λ₁ (nats a step)", maps["exponent"].mean(axis=-1)),
+            panel(
+                "after training",
+                "mean squared error",
+                np.exp(np.log(maps["error"]).mean(axis=-1)),
+                "log",
+            ),
+        ],
+        kind="heatmap",
     )

@@ -20,7 +20,6 @@ from jaxlstm.studies.findings import Prediction
 from jaxlstm.tasks import Batch, Task
 from jaxlstm.training.model import Params
 
-LAG = "lag T − t (steps)"
 SCORED = 512
 
 
@@ -58,7 +57,6 @@ def measure(
     _draw(spec, found, tasks, folder)
     return findings.write(
         folder,
-        "Predictions and measurements",
         "The loss is that of one step, the last of each sequence. The truncation error is the size "
         "of what truncated backpropagation leaves out of the gradient, as a share of it. “Within” "
         "compares the mean over seeds, a bound must hold for every seed.",
@@ -319,7 +317,7 @@ def _draw(
                 x = np.arange(values.shape[1])
                 with np.errstate(divide="ignore"):
                     series.append(findings.measured(f"{when} training", x, np.log(values)))
-            panels.append(findings.panel(name, LAG, label, series))
+            panels.append(findings.panel(name, findings.LAG, label, series))
         return panels
 
     figures = {
@@ -347,8 +345,7 @@ def _draw(
         ),
     }
     for stem, (title, caption, panels) in figures.items():
-        figure = {"title": title, "caption": caption, "kind": "lines", "panels": panels}
-        runs.write_figure(folder, stem, figure)
+        findings.figure(folder, stem, title, caption, panels)
 
 
 def _worth(found: dict[str, dict[str, np.ndarray]], tasks: Mapping[str, Task]) -> list[Any]:

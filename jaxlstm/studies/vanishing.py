@@ -27,7 +27,6 @@ from jaxlstm.studies.networks import (
     sizes,
 )
 
-LAG = "lag T − t (steps)"
 PARTS = 5
 
 
@@ -43,7 +42,6 @@ def measure(
             bar.update(done)
     return findings.write(
         folder,
-        "Predictions and measurements",
         "A rate is the change of the logarithm of a gradient's norm with each step further back. "
         "“Within” compares the mean over seeds, a bound must hold for every seed.",
         found,
@@ -81,17 +79,14 @@ def _scalar(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pr
                 ],
             )
         )
-    runs.write_figure(
+    findings.figure(
         folder,
         "1-scalar",
-        {
-            "title": "The shared weight is not a power",
-            "caption": "A linear unit x_t = w x_{t−1} with x_0 = 1. The gradient of the shared "
-            "weight is N w^(N−1): at w = 1 it grows linearly. What is a power of N is the state "
-            "Jacobian dx_N/dx_0.",
-            "kind": "lines",
-            "panels": panels,
-        },
+        "The shared weight is not a power",
+        "A linear unit x_t = w x_{t−1} with x_0 = 1. The gradient of the shared "
+        "weight is N w^(N−1): at w = 1 it grows linearly. What is a power of N is the state "
+        "Jacobian dx_N/dx_0.",
+        panels,
     )
     return [
         Prediction(
@@ -146,21 +141,20 @@ def _rnn(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Predi
                 tolerance=0.02,
             )
         )
-    runs.write_figure(
+    findings.figure(
         folder,
         "2-rnn",
-        {
-            "title": "A simple RNN: gradients go as gain^lag",
-            "caption": "Norm of the gradient of a random direction of the last output with respect "
-            "to the hidden state, by how far back. Left: orthogonal recurrent weights without "
-            "non-linearity. Right: random recurrent weights with tanh, where the non-linearity "
-            "takes from the gain what mean-field theory says. Bands: range over seeds.",
-            "kind": "lines",
-            "panels": [
-                findings.panel("linear, orthogonal", LAG, "‖∂L/∂h_t‖", linear),
-                findings.panel(f"tanh, random, N = {study.large_size}", LAG, "‖∂L/∂h_t‖", random),
-            ],
-        },
+        "A simple RNN: gradients go as gain^lag",
+        "Norm of the gradient of a random direction of the last output with respect "
+        "to the hidden state, by how far back. Left: orthogonal recurrent weights without "
+        "non-linearity. Right: random recurrent weights with tanh, where the non-linearity "
+        "takes from the gain what mean-field theory says. Bands: range over seeds.",
+        [
+            findings.panel("linear, orthogonal", findings.LAG, "‖∂L/∂h_t‖", linear),
+            findings.panel(
+                f"tanh, random, N = {study.large_size}", findings.LAG, "‖∂L/∂h_t‖", random
+            ),
+        ],
     )
     return found
 
@@ -201,21 +195,18 @@ def _lstm(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pred
             "at least",
         )
     )
-    runs.write_figure(
+    findings.figure(
         folder,
         "3-lstm",
-        {
-            "title": "An LSTM: the memory keeps what the forget gate lets it keep",
-            "caption": "Norm of the gradient of a random direction of the last output, networks as "
-            "initialised, driven by noise. Left: with respect to the output h_t, simple RNN beside "
-            "LSTM. Right: with respect to the memory c_t; dashed: the power of the forget gate at "
-            "rest. Bands: range over seeds.",
-            "kind": "lines",
-            "panels": [
-                findings.panel("output", LAG, "‖∂L/∂h_t‖", hidden),
-                findings.panel("memory", LAG, "‖∂L/∂c_t‖", cells),
-            ],
-        },
+        "An LSTM: the memory keeps what the forget gate lets it keep",
+        "Norm of the gradient of a random direction of the last output, networks as "
+        "initialised, driven by noise. Left: with respect to the output h_t, simple RNN beside "
+        "LSTM. Right: with respect to the memory c_t; dashed: the power of the forget gate at "
+        "rest. Bands: range over seeds.",
+        [
+            findings.panel("output", findings.LAG, "‖∂L/∂h_t‖", hidden),
+            findings.panel("memory", findings.LAG, "‖∂L/∂c_t‖", cells),
+        ],
     )
     return found
 
@@ -262,7 +253,7 @@ def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pre
                     relative=True,
                 )
             )
-        panels.append(findings.panel(name, LAG, "‖∂state_T/∂state_t‖", series))
+        panels.append(findings.panel(name, findings.LAG, "‖∂state_T/∂state_t‖", series))
         if name == "forget bias 0":
             found.append(
                 Prediction(
@@ -272,18 +263,15 @@ def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pre
                     "at least",
                 )
             )
-    runs.write_figure(
+    findings.figure(
         folder,
         "4-paths",
-        {
-            "title": "The carousel is not the whole story",
-            "caption": "Spectral norm of ∂state_T/∂state_t of LSTMs driven by noise, and of the "
-            "part that stays in the memory from step to step, which is exactly the product of the "
-            "forget gates. The rest goes through h. Dashed: the forget gate at rest. Bands: range "
-            "over seeds.",
-            "kind": "lines",
-            "panels": panels,
-        },
+        "The carousel is not the whole story",
+        "Spectral norm of ∂state_T/∂state_t of LSTMs driven by noise, and of the "
+        "part that stays in the memory from step to step, which is exactly the product of the "
+        "forget gates. The rest goes through h. Dashed: the forget gate at rest. Bands: range "
+        "over seeds.",
+        panels,
     )
     size, t_max = 20_000, 1000
     bias = jl.initializers.chrono(t_max=t_max)
@@ -322,15 +310,12 @@ def _lengths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[P
                     "at most",
                 )
             )
-    runs.write_figure(
+    findings.figure(
         folder,
         "5-lengths",
-        {
-            "title": "Longer sequences",
-            "caption": "Norm of the gradient of the last output with respect to the first hidden "
-            "state h_1, for sequences of several lengths. Bands: range over seeds.",
-            "kind": "lines",
-            "panels": [findings.panel("", "length T (steps)", "‖∂L/∂h_1‖", series)],
-        },
+        "Longer sequences",
+        "Norm of the gradient of the last output with respect to the first hidden "
+        "state h_1, for sequences of several lengths. Bands: range over seeds.",
+        [findings.panel("", "length T (steps)", "‖∂L/∂h_1‖", series)],
     )
     return found
