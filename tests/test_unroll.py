@@ -598,12 +598,7 @@ def test_shard_map_with_ragged_rows_over_inputs_that_the_devices_share():
 @pytest.mark.parametrize("name", ["gru", "min-gru", "slstm", "layer-norm-lstm"])
 def test_gradients_of_outputs_that_are_held_within_shard_map(name):
     """What these give at a step varies by another array than their carry at first."""
-    cell = {
-        "gru": jl.gru(input_size=3, hidden_size=4),
-        "min-gru": jl.min_gru(input_size=3, hidden_size=4),
-        "slstm": jl.slstm(input_size=3, hidden_size=4),
-        "layer-norm-lstm": jl.layer_norm_lstm(input_size=3, hidden_size=4),
-    }[name]
+    cell = CELLS[name]
     params, inputs = random_params(cell), random_inputs(cell, B, T)
 
     def outputs(params, inputs, lengths):

@@ -213,22 +213,6 @@ def flattened(carry: Carry) -> tuple[Array, Callable[[Array], Carry]]:
     return vector, lambda vector: structure.unflatten(apart(vector, layout))
 
 
-def without_padding(cell: Cell, inputs: Array, options: Mapping[str, Any]) -> Array:
-    """Inputs as `unroll` shows them to a cell made of others, which may hand them on."""
-    lengths, mask = (
-        None if flag is None else jnp.asarray(flag)
-        for flag in (options.get("lengths"), options.get("mask"))
-    )
-    return without_invalid(
-        inputs,
-        lengths,
-        mask,
-        0 if options.get("time_major") else inputs.ndim - len(cell.input_shape) - 1,
-        hold=options.get("masked_outputs") == "hold",
-        reverse=bool(options.get("reverse")),
-    )
-
-
 def _visit(
     cell: Cell,
     params: Params,
@@ -243,7 +227,7 @@ def _visit(
     needs. A dry visit asks in the same order and computes shapes alone.
     """
     if cell.whole and cell.run is not None:
-        inputs = without_padding(cell, inputs, options)
+        inputs = without_invalid(cell, inputs, **options)
         first = {name: options.get(name) for name in ("carry", "key")}
         more = {k: v for k, v in options.items() if k not in ("carry", "key", "reverse")}
 

@@ -17,10 +17,10 @@ from jaxlstm.gradients.flow import (
     numbers,
     scalar,
     side_by_side,
-    without_padding,
 )
 from jaxlstm.unroll import Unrolled, unroll
 from jaxlstm.unroll.checks import check_array
+from jaxlstm.unroll.engine import without_invalid
 
 ALONG_TIME = ("mask", "resets")
 BATCHED = ("carry", "lengths", *ALONG_TIME)
@@ -173,7 +173,7 @@ def _unroll(cell: Cell, timed: Params, inputs: Array, **options: Any) -> Unrolle
     Gradients with respect to the weights themselves pass through the initial carry alone.
     """
     if cell.whole and cell.run is not None:
-        inputs = without_padding(cell, inputs, options)
+        inputs = without_invalid(cell, inputs, **options)
         first = {name: options.pop(name, None) for name in ("carry", "key")}
         reverse = options.pop("reverse", False)
 

@@ -119,10 +119,10 @@ def theory(label: str, x: Any, logs: Any, role: str = "theory") -> dict[str, Any
     return {"label": label, "role": role, "x": [float(value) for value in x], "y": y}
 
 
-def reference(label: str, x: Any, y: Any) -> dict[str, Any]:
+def reference(label: str, x: Any, y: Any, role: str = "reference") -> dict[str, Any]:
     """Make a series of one curve of numbers, to compare the measured ones with."""
     line = {"x": [float(value) for value in x], "y": [float(value) for value in y]}
-    return {"label": label, "role": "reference", **line}
+    return {"label": label, "role": role, **line}
 
 
 def panel(

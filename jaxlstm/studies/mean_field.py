@@ -142,8 +142,8 @@ def _draw(spec: config.MeanField, gains: Any, rates: Any, logs: Any, folder: Pat
             for size in sizes
         ]
         curve = np.linspace(min(gains[kind]), max(gains[kind]), 60)
-        theory = findings.reference("theory", curve, [law(float(gain)) for gain in curve])
-        series.append(theory | {"role": "theory"})
+        exact = [law(float(gain)) for gain in curve]
+        series.append(findings.reference("theory", curve, exact, role="theory"))
         panels.append(findings.panel(kind, GAIN, RATE, series, scale="linear"))
     findings.figure(
         folder,

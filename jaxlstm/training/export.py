@@ -46,15 +46,15 @@ def export(
             cannot be written, or ends as one of another kind.
     """
     folder = Path(folder)
+    file = folder / FILES[to] if path is None else Path(path)
+    suffix = Path(FILES[to]).suffix
+    if file.suffix != suffix:
+        raise UserError(f"--out: expected a name that ends with {suffix}, got '{file}'")
     try:
         found = trained(folder)
     except UserError as error:
         raise UserError(f"export: {error}") from None
     params = found.params(seed)
-    file = folder / FILES[to] if path is None else Path(path)
-    suffix = Path(FILES[to]).suffix
-    if file.suffix != suffix:
-        raise UserError(f"--out: expected a name that ends with {suffix}, got '{file}'")
     try:
         WRITERS[to](file, found, params)
     except OSError as error:

@@ -185,9 +185,15 @@ def unroll(
     check_leaves("carry", carry)
     if cell.run is not None:
         jax.eval_shape(functools.partial(begin, cell, batch_shape), params, carry, key)
-        axis = 0 if time_major else len(batch_shape)
-        hold = masked_outputs == "hold"
-        inputs = without_invalid(inputs, lengths, mask, axis, hold=hold, reverse=bool(reverse))
+        inputs = without_invalid(
+            cell,
+            inputs,
+            lengths=lengths,
+            mask=mask,
+            time_major=time_major,
+            masked_outputs=masked_outputs,
+            reverse=reverse,
+        )
         whole = functools.partial(
             _unroll,
             lengths=lengths,

@@ -152,23 +152,28 @@ def _join_initial(first: Array, carries: Array, *, reverse: bool) -> Array:
 
 
 def without_invalid(
+    cell: Cell,
     inputs: Array,
-    lengths: Array | None,
-    mask: Array | None,
-    time_axis: int,
     *,
-    hold: bool,
-    reverse: bool,
+    lengths: Any = None,
+    mask: Any = None,
+    time_major: bool = False,
+    masked_outputs: str = "zero",
+    reverse: bool = False,
+    **_: Any,
 ) -> Array:
     """Inputs for cells that use them outside of a scan: where a step is not valid as outputs are.
 
-    That is zero, or what was held: the last valid input in the direction of travel.
+    That is zero, or what was held: the last valid input in the direction of travel. It takes the
+    options of `unroll`, and passes over all others.
     """
+    lengths, mask = (None if a is None else jnp.asarray(a) for a in (lengths, mask))
+    time_axis = 0 if time_major else inputs.ndim - len(cell.input_shape) - 1
     xs = jnp.moveaxis(inputs, time_axis, 0)
     valid = _valid(lengths, mask, len(xs), time_axis)
     if valid is None:
         return inputs
-    if hold and len(xs):
+    if masked_outputs == "hold" and len(xs):
         steps = jnp.arange(len(xs)).reshape(-1, *(1,) * (valid.ndim - 1))
         steps = jnp.broadcast_to(steps, valid.shape)
         if reverse:

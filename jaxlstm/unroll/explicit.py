@@ -35,23 +35,23 @@ def on_automatic_axes(run: Callable[..., Any], cell: Cell, options: Any, *given:
         return work(*given)
     inputs, axis = given[1], options.time_axis
     lead = inputs.ndim - len(cell.input_shape)
-    batch = inputs.shape[:axis] + inputs.shape[axis + 1 : lead]
-    places = (*_spec(inputs), *[None] * inputs.ndim)
-    rows = places[:axis] + places[axis + 1 : lead]
+    places = (*_spec(inputs), *[None] * inputs.ndim)[:lead]
+    timed, rows = (*places[:axis], None, *places[axis + 1 :]), (*places[:axis], *places[axis + 1 :])
+    batch = (*inputs.shape[:axis], *inputs.shape[axis + 1 : lead])
 
-    def timed(leaf: Any) -> PartitionSpec:
-        alike = leaf.shape[:axis] + leaf.shape[axis + 1 : lead] == batch
-        return PartitionSpec(*rows[:axis], None, *rows[axis:]) if alike else PartitionSpec()
+    def with_time(leaf: Any) -> PartitionSpec:
+        alike = (*leaf.shape[:axis], *leaf.shape[axis + 1 : lead]) == batch
+        return PartitionSpec(*timed) if alike else PartitionSpec()
 
-    def final(leaf: Any) -> PartitionSpec:
+    def without(leaf: Any) -> PartitionSpec:
         return PartitionSpec(*rows) if leaf.shape[: lead - 1] == batch else PartitionSpec()
 
     plain = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), given)
-    outputs, last, carries = jax.eval_shape(work, *plain)
-    places = jax.tree.map(timed, outputs), jax.tree.map(final, last), jax.tree.map(timed, carries)
-    meshes = [jax.typeof(leaf).sharding.mesh for leaf in leaves if any(_spec(leaf))]
-    with jax.sharding.use_abstract_mesh(meshes[0]):
-        return jax.sharding.auto_axes(work, out_sharding=places)(*given)
+    kinds = with_time, without, with_time
+    specs = tuple(map(jax.tree.map, kinds, jax.eval_shape(work, *plain)))
+    mesh = next(jax.typeof(leaf).sharding.mesh for leaf in leaves if any(_spec(leaf)))
+    with jax.sharding.use_abstract_mesh(mesh):
+        return jax.sharding.auto_axes(work, out_sharding=specs)(*given)
 
 
 def _spec(a: Array) -> tuple[Any, ...]:
