@@ -6,13 +6,14 @@ That Python is to be one whose JAX and torch both see the GPU; nothing is instal
 weights and turns are those of `make bench`, in float32 as every framework computes it by default
 there, products in TF32, and in bfloat16. Beside the times stands the floor: the products at the
 rate, or the arrays at the bandwidth, that the device reached in the same run. Then what runs in
-parallel over time against the same cell in a scan. The main shapes come first, and what is done so
-far is written after each case. An engine that fails, hangs or ends says so in its row.
+parallel over time against the same cell in a scan. What is done so far is written after each case.
+An engine that fails, hangs or ends says so in its row.
 """
 
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from cases import HALF, MAIN, MORE
+from cases import CASES, HALF, MAIN, MORE
 from measure import CROWD, Engine, about, engines_of, latency, measure, spread
 from page import CALLS, geometric, median, milliseconds, trouble
 from worker import burst
@@ -85,6 +86,15 @@ def parallel(factory, units, rows, steps, backend, rounds):
         "forward": calls(lambda: forward(params), rounds),
         "gradient": calls(lambda: gradient(params), rounds),
     }
+
+
+def in_parallel(helper, rounds):
+    """What each of `PARALLEL` takes, in the process that is asked."""
+    for factory, units, rows, steps, backends in PARALLEL:
+        asked = {"factory": factory, "units": units, "rows": rows, "steps": steps}
+        for backend in backends:
+            row = asked | {"backend": backend, "rounds": rounds}
+            yield row | helper.ask(do="parallel", **row)
 
 
 def serve():
@@ -164,6 +174,7 @@ def page(data):
         lines.append(f"- {dtype}: {words}")
     for dtype in TOLERANCES:
         rows = [row for row in data["rows"] if row["dtype"] == dtype]
+        rows.sort(key=lambda row: list(CASES).index(row["case"]))
         for call, words in CALLS.items() if rows else ():
             lines += ["", f"## {dtype}, {words}", "", *table(data, rows, call)]
     lines += ["", "## Compiling a gradient, in seconds, and its temporary memory, in MB", ""]
@@ -210,7 +221,7 @@ def device():
 def main():
     """Measure, and write the data and the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    names = [case.name for case in MAIN + HALF + MORE]
+    names = [case.name for case in MAIN + HALF + MORE] + ["step", "parallel"]
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", nargs="*", default=names, choices=names, metavar="CASE")
     parser.add_argument("--minutes", type=float, default=8, help="begin nothing more after these")
@@ -229,7 +240,7 @@ def main():
         helper.end()
         raise SystemExit(f"JAX finds no GPU here: {found['float32']['error']}".rstrip(": "))
     data = {
-        "made": about() | {"command": " ".join(["gpu.py", *sys.argv[1:]])},
+        "made": about() | {"command": shlex.join(["python3", *sys.argv])},
         "device": "a CPU" if given.cpu else device(),
         "rounds": given.rounds,
         "crowd": CROWD,
@@ -247,28 +258,22 @@ def main():
         (given.out / "gpu.md").write_text(page(data))
         return data["seconds"] > 60 * given.minutes
 
-    def series(cases, engines, folder):
-        for case in [case for case in cases if case.name in given.cases]:
+    with tempfile.TemporaryDirectory() as folder, engines_of(TITLES) as engines:
+        for name in given.cases:
             if late():
                 break
-            row = measure(case, engines, given.rounds, folder, TOLERANCES[case.dtype])
-            row |= {"dtype": case.dtype, "floor": {c: floor(case, c, found) for c in CALLS}}
-            data["rows"].append(row)
-
-    with tempfile.TemporaryDirectory() as folder, engines_of(TITLES) as engines:
-        series(MAIN + HALF, engines, Path(folder))
-        for factory, units, rows, steps, backends in PARALLEL:
-            asked = {"factory": factory, "units": units, "rows": rows, "steps": steps}
-            for backend in backends:
-                if late():
-                    break
-                row = {"backend": backend, "rounds": given.rounds} | asked
-                data["parallel"].append(row | helper.ask(do="parallel", **row))
-        helper.end()
-        series(MORE, engines, Path(folder))
-    if not late():
-        data["step"] = latency([n for n in TITLES if n != "jaxlstm-cudnn"], given.rounds)
-        late()
+            if name == "step":
+                timed = [engine for engine in TITLES if engine != "jaxlstm-cudnn"]
+                data["step"] = latency(timed, given.rounds)
+            elif name == "parallel":
+                data["parallel"] = list(in_parallel(helper, given.rounds))
+            else:
+                case = CASES[name]
+                row = measure(case, engines, given.rounds, Path(folder), TOLERANCES[case.dtype])
+                row |= {"dtype": case.dtype, "floor": {c: floor(case, c, found) for c in CALLS}}
+                data["rows"].append(row)
+    helper.end()
+    late()
     sys.stdout.write(page(data))
 
 
