@@ -100,16 +100,28 @@ def test_derivatives_of_the_second_order_and_forwards(backend, x64):
     jax.tree.map(close, derivatives(backend), derivatives("scan"))
 
 
+@pytest.mark.parametrize("backend", ["newton", "quasi-newton"])
 @pytest.mark.parametrize("shape", [(0, 3), (1, 3), (2, 5, 9, 3)])
-def test_any_length_and_batch_also_mapped(shape):
+def test_any_length_and_batch_also_mapped(shape, backend):
     cell = jl.lstm(input_size=3, hidden_size=4)
     params = case(cell)[0]
     inputs = jax.random.normal(jax.random.key(2), shape)
-    scan, newton = (jl.unroll(cell, params, inputs, backend=b) for b in ("scan", "newton"))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), newton, scan)
-    if len(shape) == 4:
-        rows = jax.vmap(lambda x: jl.newton(cell, params, x).outputs)(inputs)
-        np.testing.assert_allclose(rows, scan.outputs, atol=1e-5)
+
+    def found(backend, params, inputs):
+        return jl.unroll(cell, params, inputs, backend=backend)
+
+    def mapped(backend, params, inputs):
+        return jax.vmap(functools.partial(found, backend, params))(inputs)
+
+    def total(way, params):
+        return jnp.sum(jnp.square(way(params, inputs).outputs))
+
+    scan = functools.partial(found, "scan")
+    near = functools.partial(jax.tree.map, functools.partial(np.testing.assert_allclose, atol=1e-5))
+    for way in [found] if len(shape) == 2 else [found, mapped]:
+        way = functools.partial(way, backend)
+        near(way(params, inputs), scan(params, inputs))
+        near(*(jax.grad(functools.partial(total, f))(params) for f in (way, scan)))
 
 
 def random_rnn(gain, size=16):

@@ -25,7 +25,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxlstm.cells.base import Carry, Cell, Params, like, net_of
 from jaxlstm.cells.trees import bytes_of
 from jaxlstm.unroll.folding import folded
-from jaxlstm.unroll.rows import batch_of, lone, mapped_first
+from jaxlstm.unroll.rows import Engine, batch_of, lone, mapped_first
 from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, summed, varying_like
 
 ROWS, SHORT, LONG = 320, 10, 100
@@ -51,10 +51,26 @@ longer to compile.
 """
 
 
+def scan_in_parts(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+    """What `scan_steps` gives, large products of a step in parts where the options ask for it."""
+    rows = math.prod(batch_of(cell, laid.xs))
+    large = rows * sum(a.size for a in jax.tree.leaves(params))
+    if options.most is not None and large > options.most:
+        step, x = functools.partial(cell.step, params), _one_input(laid)
+        parted = folded(step, laid.first, x, linear=False, most=options.most)
+        cell = dataclasses.replace(cell, step=lambda _, carry, x: parted(carry, x))
+    return scan_steps(cell, options, params, laid)
+
+
 def fused_steps(
-    cell: Cell, options: Any, params: Params, laid: Any, keep: bool = False
+    cell: Cell,
+    options: Any,
+    params: Params,
+    laid: Any,
+    keep: bool = False,
+    forward: Engine = scan_in_parts,
 ) -> tuple[Any, Carry, Carry]:
-    """What `scan_steps` gives, with another backward pass.
+    """What `forward` gives, with another backward pass.
 
     Args:
         cell: the cell.
@@ -63,6 +79,7 @@ def fused_steps(
         laid: the batch, time leading.
         keep: what `merge` is given at each step is kept for the backward pass too, which saves one
             of the three products of a step there.
+        forward: finds outputs and carries; it is not differentiated.
 
     Raises:
         ValueError: when the step of the cell has no parts, or with `remat`.
@@ -72,7 +89,8 @@ def fused_steps(
     if options.chunk is not None:
         raise ValueError("`remat` must be 'none' for `backend` 'fused', which keeps carries alone")
     laid, again = lone(cell, laid)
-    return again(_run(cell, options, keep and not options.hold, False, params, laid)[0])
+    keep = keep and not options.hold
+    return again(_run(forward, cell, options, keep, False, params, laid)[0])
 
 
 def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
@@ -89,14 +107,13 @@ def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
     return size <= (MOST_NARROW if weights < WIDE else MOST_WIDE)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3, 4))
 def _run(
-    cell: Cell, options: Any, keep: bool, tell: bool, params: Params, laid: Any
+    forward: Engine, cell: Cell, options: Any, keep: bool, tell: bool, params: Params, laid: Any
 ) -> tuple[tuple[Any, Carry, Carry], dict[str, Array] | None]:
-    """What `scan_steps` gives, and what `merge` was given at every step if it is to tell."""
+    """What `forward` gives, and what `merge` was given at every step if it is to tell."""
     if not tell:
-        parted = _parted(cell, options, params, laid)
-        return mapped_first((scan_steps(parted, options, params, laid), None))
+        return mapped_first((forward(cell, options, params, laid), None))
     split: Any = cell.split
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
@@ -105,29 +122,19 @@ def _run(
         new, output = split.after(params, merged) if split.after else merged
         return new, (output, net)
 
-    telling = _parted(dataclasses.replace(cell, step=step), options, params, laid)
-    (outputs, nets), final, carries = scan_steps(telling, options, params, laid)
+    telling = dataclasses.replace(cell, step=step)
+    (outputs, nets), final, carries = forward(telling, options, params, laid)
     return mapped_first(((outputs, final, carries), nets))
 
 
-def _parted(cell: Cell, options: Any, params: Params, laid: Any) -> Cell:
-    """The cell, the large products of its step in parts where the options ask for it."""
-    rows = math.prod(batch_of(cell, laid.xs))
-    if options.most is None or rows * sum(a.size for a in jax.tree.leaves(params)) <= options.most:
-        return cell
-    step, x = functools.partial(cell.step, params), _one_input(laid)
-    parted = folded(step, laid.first, x, linear=False, most=options.most)
-    return dataclasses.replace(cell, step=lambda _, carry, x: parted(carry, x))
-
-
 def _tangents(
-    cell: Cell, options: Any, keep: bool, tell: bool, primals: Any, tangents: Any
+    forward: Engine, cell: Cell, options: Any, keep: bool, tell: bool, primals: Any, tangents: Any
 ) -> tuple[Any, Any]:
     split: Any = cell.split
     (params, laid), (dparams, dlaid) = primals, tangents
     most = options.most and LARGER * options.most
     wide = dataclasses.replace(options, return_carries=True, most=most)
-    (outputs, final, carries), nets = _run(cell, wide, keep, keep or tell, params, laid)
+    (outputs, final, carries), nets = _run(forward, cell, wide, keep, keep or tell, params, laid)
     moves = not isinstance(dlaid.xs, SymbolicZero)
     dparams, dfirst, dinitial = jax.tree.map(_zero, (dparams, dlaid.first, dlaid.initial))
     given = (params, dparams, laid, dlaid.xs if moves else ())

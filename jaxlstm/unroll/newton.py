@@ -22,6 +22,7 @@ from jax import Array, lax
 from jaxlstm.cells.base import Carry, Cell, Params, shapes_of
 from jaxlstm.unroll.associative import prefixes
 from jaxlstm.unroll.checks import check_parallel
+from jaxlstm.unroll.fused import fused_steps
 from jaxlstm.unroll.scan import choose, entered
 
 JACOBIANS = ("full", "diagonal")
@@ -59,10 +60,23 @@ def newton_steps(
 ) -> tuple[Any, Carry, Carry]:
     """What `scan_steps` gives, within the tolerance; outputs with a `Report` where asked for.
 
+    The tangents of a trajectory found with diagonal Jacobians take one step after the other, for a
+    step that splits as `fused_steps` does them.
+
     Raises:
         ValueError: when the carry has noise, or an option has no parallel form.
     """
     check_parallel(options)
+    solved = functools.partial(_solved, settings=settings)
+    if settings.jacobian == "diagonal" and cell.split is not None and not settings.report:
+        return fused_steps(cell, options, params, laid, forward=solved)
+    return solved(cell, options, params, laid)
+
+
+def _solved(
+    cell: Cell, options: Any, params: Params, laid: Any, *, settings: Newton
+) -> tuple[Any, Carry, Carry]:
+    """What `newton_steps` gives, differentiable by its own rule."""
     problem = _Problem(cell, laid.xs.ndim - 1 - len(cell.input_shape), settings)
     problem.check(laid.first)
     first = entered(laid, options.reverse)
