@@ -70,6 +70,11 @@ REFUSED = [
         "task.events: expected one of 2, 3, got '3'",
     ),
     (
+        '"adding", length = 10',
+        '"temporal-order", evaluate_lengths = [15, 20, 15]',
+        "task.evaluate_lengths: expected different lengths, got [15, 20, 15]",
+    ),
+    (
         "steps = 10",
         'steps = 10, mesh = "atuo"',
         'train.mesh: expected "auto" or a table, got \'atuo\'; did you mean "auto"?',

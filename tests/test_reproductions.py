@@ -375,6 +375,7 @@ def test_of_all_those_without_their_data_are_left_out(room, capsys):
     ("old", "new", "line"),
     [
         ('arms = ["lstm"]', 'arms = ["lstn"]', "arms of number 1: expected one of lstm, rnn, got"),
+        ('arms = ["lstm"]', 'arms = ["lstm", "lstm"]', "arms of number 1: expected different"),
         ('statistic = "count"', 'statistic = "ratio"', "against: expected one or more arms with"),
         ("low = 1.0", 'low = 1.0\nagainst = ["lstm"]', "against: expected none with statistic = "),
         ('beats = "mem', 'high = 1\nbeats = "mem', "expected a band or `beats`, got both"),

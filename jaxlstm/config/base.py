@@ -1,6 +1,7 @@
 """What all parts of a config have in common: they are frozen and refuse keys they do not know."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
@@ -23,6 +24,19 @@ class Part(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Kind(Part, frozen=True, tag_field="kind"):
     """A table that is one of several kinds, told apart by its key `kind`."""
+
+
+def check_different(key: str, values: Sequence[Any], what: str) -> None:
+    """Refuse a list that has one of its values twice.
+
+    Examples:
+        >>> check_different("evaluate_lengths", (15, 15), "lengths")
+        Traceback (most recent call last):
+        ...
+        ValueError: evaluate_lengths: expected different lengths, got [15, 15]
+    """
+    if len(set(values)) != len(values):
+        raise ValueError(f"{key}: expected different {what}, got {list(values)}")
 
 
 def seed_list(seeds: Seeds) -> tuple[int, ...]:

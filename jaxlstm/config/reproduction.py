@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from jaxlstm.config.base import Kind, Name, Part
+from jaxlstm.config.base import Kind, Name, Part, check_different
 from jaxlstm.config.experiment import Experiment
 from jaxlstm.config.studies import Study
 
@@ -104,8 +104,7 @@ class Reproduction(Kind, frozen=True, kw_only=True, tag="reproduction"):
         names = [arm.name for arm in self.arms]
         if bool(names) == (self.study is not None):
             raise ValueError("arms: expected one or more arms, or a study instead")
-        if len(set(names)) != len(names):
-            raise ValueError(f"arms: expected different names, got {names}")
+        check_different("arms", names, "names")
         if bool(self.checks) != bool(names):
             raise ValueError(f"checks: expected {'one or more' if names else 'none with a study'}")
         for index, check in enumerate(self.checks):
@@ -117,3 +116,4 @@ class Reproduction(Kind, frozen=True, kw_only=True, tag="reproduction"):
                             f"checks: {key} of number {index + 1}: expected one of {known}, got "
                             f"{name!r}"
                         )
+                check_different(f"checks: {key} of number {index + 1}", wanted, "names")

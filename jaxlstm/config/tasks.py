@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
-from jaxlstm.config.base import Kind, Seed, Share
+from jaxlstm.config.base import Kind, Seed, Share, check_different
 
 
 class _Own(Kind, frozen=True):
@@ -89,6 +89,7 @@ class TemporalOrder(Kind, frozen=True, tag="temporal-order"):
             raise ValueError(f'longest: expected none with protocol = "1997", got {self.longest}')
         if self.longest is not None and self.longest < self.length:
             raise ValueError(f"longest: expected int >= length = {self.length}, got {self.longest}")
+        check_different("evaluate_lengths", self.evaluate_lengths, "lengths")
 
 
 class Reber(Kind, frozen=True, tag="reber"):
@@ -218,9 +219,7 @@ class Forecast(_Own, frozen=True, kw_only=True, tag="forecast"):
         if self.source is None and self.target is None:
             raise ValueError("target: missing, expected the name of a column")
         for key, words in (("horizons", "numbers"), ("columns", "names"), ("groups", "names")):
-            values = getattr(self, key)
-            if values is not None and len(set(values)) != len(values):
-                raise ValueError(f"{key}: expected different {words}, got {list(values)}")
+            check_different(key, getattr(self, key) or (), words)
         for share, start in (("test", "test_from"), ("validation", "validation_from")):
             if getattr(self, share) is not None and getattr(self, start) is not None:
                 raise ValueError(f"expected one of `{share}` and `{start}`, got both")
