@@ -1,5 +1,6 @@
 """The parts of a training: its update, its network, its optimisers, its scores, each alone."""
 
+import dataclasses
 import math
 import statistics
 from pathlib import Path
@@ -253,8 +254,9 @@ def test_intervals_are_those_of_student():
 def test_verdicts_are_computed(values, every, median):
     goal = Goal("test", "mse", below=0.4)
     given = {"validation": {"mse": values}, "test": {"loss": values, "mse": values}}
-    assert scores.summary(given, goal, "every")[0].verdict == every
-    found = scores.summary(given, goal, "median")
+    each = dataclasses.replace(goal, seeds="every")
+    assert scores.summary(given, each)[0].verdict == every
+    found = scores.summary(given, goal)
     assert found[0].verdict == median
     assert [score.metric for score in found] == ["test mse", "validation mse", "test loss"]
     assert [score.verdict for score in found[1:]] == ["reported"] * 2
@@ -316,9 +318,9 @@ def test_every_training_in_the_repository_takes_two_steps(name, tmp_path, monkey
 
 def test_tasks_take_the_goal_of_the_config_before_their_own():
     task = tasks.build(config.Adding(length=4))
-    assert scores.resolve(None, task) == (task.goal, "median")
-    goal, each = scores.resolve(config.Goal(above=0.1, seeds="every"), task)
-    assert (goal, each) == (Goal("validation", "mse", above=0.1), "every")
+    assert scores.resolve(None, task) == task.goal
+    goal = scores.resolve(config.Goal(above=0.1, seeds="every"), task)
+    assert goal == Goal("validation", "mse", above=0.1, seeds="every")
 
 
 def test_a_stop_rule_is_checked_before_anything_runs():

@@ -14,21 +14,7 @@ import msgspec
 from jaxlstm import config
 from jaxlstm.errors import UserError
 from jaxlstm.sweeps.plan import Plan
-
-
-class Goal(msgspec.Struct, frozen=True):
-    """What a setting is to reach, as `jaxlstm.tasks.Goal` with the word on seeds."""
-
-    split: str
-    metric: str
-    below: float | None
-    above: float | None
-    seeds: str
-
-    @property
-    def asks(self) -> str:
-        """What settings are ranked by, in words."""
-        return f"a {'low' if self.above is None else 'high'} {self.split} {self.metric}"
+from jaxlstm.tasks import Goal
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -72,11 +58,16 @@ def check(plan: Plan, source: str) -> list[Goal]:
     if checked.reason:
         label = plan.settings[checked.refused].label
         raise UserError(f"{source}: with {label}: {checked.reason}")
-    wanted = checked.goals[0].asks
+    wanted = _asked(checked.goals[0])
     for setting, goal in zip(plan.settings, checked.goals, strict=True):
-        if goal.asks != wanted:
+        if (asked := _asked(goal)) != wanted:
             raise UserError(
                 f"{source}: with {setting.label}: goal: expected {wanted}, by which the first "
-                f"setting is ranked, got {goal.asks}; give a [goal] that fits all"
+                f"setting is ranked, got {asked}; give a [goal] that fits all"
             )
     return checked.goals
+
+
+def _asked(goal: Goal) -> str:
+    """What settings are ranked by, in words."""
+    return f"a {'high' if goal.larger else 'low'} {goal.split} {goal.metric}"

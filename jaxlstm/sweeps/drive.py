@@ -12,10 +12,10 @@ from jaxlstm import config, locks, report, runs
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 from jaxlstm.sweeps import figure, summary, tries
-from jaxlstm.sweeps.check import Goal
 from jaxlstm.sweeps.engines import Engine
 from jaxlstm.sweeps.plan import Plan
 from jaxlstm.sweeps.summary import Standing
+from jaxlstm.tasks import Goal
 
 BETWEEN = 2.0
 """The tables are written at most so often, in seconds."""

@@ -10,7 +10,7 @@ import msgspec
 
 from jaxlstm import config, training
 from jaxlstm.errors import UserError
-from jaxlstm.sweeps.check import Checked, Goal
+from jaxlstm.sweeps.check import Checked
 
 
 def prepare(folder: Path, count: int) -> Checked:
@@ -21,11 +21,9 @@ def prepare(folder: Path, count: int) -> Checked:
         try:
             if not isinstance(experiment, config.Experiment):
                 raise UserError("expected the config of a training")
-            ready = training.prepare(experiment)
+            goals.append(training.prepare(experiment).goal)
         except UserError as error:
             return Checked(refused=index, reason=str(error))
-        goal = ready.goal
-        goals.append(Goal(goal.split, goal.metric, goal.below, goal.above, ready.goal_seeds))
     return Checked(goals)
 
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from jaxlstm import runs, tasks
+from jaxlstm import runs
 from jaxlstm.sweeps import tries
-from jaxlstm.sweeps.check import Goal
 from jaxlstm.sweeps.plan import Plan, Setting, said
+from jaxlstm.tasks import Goal
 from jaxlstm.training import scores
 
 State = Literal["finished", "failed", "interrupted", "running", "waiting"]
@@ -75,7 +75,7 @@ def rank(plan: Plan, goals: Sequence[Goal], standings: Mapping[str, Standing]) -
         _ranked(setting, goal, [standings[name] for name in setting.runs])
         for setting, goal in zip(plan.settings, goals, strict=True)
     ]
-    sign = 1.0 if goals[0].above is None else -1.0
+    sign = -1.0 if goals[0].larger else 1.0
 
     def place(one: Ranked) -> tuple[bool, bool, float]:
         mean = one.score.mean if one.score else None
@@ -142,8 +142,7 @@ def _ranked(setting: Setting, goal: Goal, standings: Sequence[Standing]) -> Rank
     ]
     if not values:
         return Ranked(setting, None, len(done), seconds)
-    bound = tasks.Goal(goal.split, goal.metric, goal.below, goal.above)
-    score = scores.summary({goal.split: {goal.metric: values}}, bound, goal.seeds)[0]
+    score = scores.summary({goal.split: {goal.metric: values}}, goal)[0]
     return Ranked(setting, score, len(done), seconds)
 
 

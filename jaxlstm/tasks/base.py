@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ class Goal:
         metric: the metric, a key of what `Task.loss` returns.
         below: the score must be smaller than this.
         above: the score must be larger than this. Exactly one of the two bounds is given.
+        seeds: whether "every" seed must reach it, or the "median" over the seeds.
 
     Raises:
         ValueError: when none or both of the bounds are given.
@@ -50,6 +51,7 @@ class Goal:
     metric: str
     below: float | None = None
     above: float | None = None
+    seeds: Literal["every", "median"] = "median"
 
     def __post_init__(self) -> None:
         if (self.below is None) == (self.above is None):
@@ -69,6 +71,11 @@ class Goal:
         if larger:
             return cls(split, metric, above=best * (1 + 1e-6))
         return cls(split, metric, below=best * (1 - 1e-6))
+
+    @property
+    def larger(self) -> bool:
+        """Whether more of the metric is better."""
+        return self.above is not None
 
     def met(self, score: float) -> bool:
         """Whether a score lies beyond the bound; not a number never does."""

@@ -73,7 +73,7 @@ def _create(
         sizes=runs.Sizes(*(getattr(training.task, size) for size in runs.Sizes.__struct_fields__)),
         baselines=training.task.baselines,
         symbols=training.task.symbols,
-        aim=runs.Aim(training.goal.split, training.goal.metric, training.goal.above is not None),
+        aim=runs.Aim(training.goal.split, training.goal.metric, training.goal.larger),
         data=_data(experiment),
     )
 

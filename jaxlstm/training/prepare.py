@@ -21,7 +21,6 @@ class Training:
         network: the model.
         update: the functions of a training.
         goal: what is to be reached.
-        goal_seeds: whether "every" seed must reach it or the "median".
         prompt: the symbols that samples begin with; None where no text is written.
     """
 
@@ -30,7 +29,6 @@ class Training:
     network: model.Model
     update: step.Update
     goal: tasks.Goal
-    goal_seeds: str
     prompt: np.ndarray | None
 
     def states(self) -> list[TrainState]:
@@ -82,7 +80,7 @@ def prepare(experiment: config.Experiment) -> Training:
         (5, 117)
     """
     task = tasks.build(experiment.task)
-    goal, goal_seeds = scores.resolve(experiment.goal, task)
+    goal = scores.resolve(experiment.goal, task)
     network = build_network(experiment.model, task)
     train = experiment.train
     optimizer = optimizers.build(experiment.optimizer, train.steps)
@@ -119,4 +117,4 @@ def prepare(experiment: config.Experiment) -> Training:
         if task.encode is None or task.decode is None:
             raise UserError("sample: expected none, the task is not about text")
         prompt = np.asarray(task.encode(experiment.sample.prompt), np.int32)
-    return Training(experiment, task, network, update, goal, goal_seeds, prompt)
+    return Training(experiment, task, network, update, goal, prompt)

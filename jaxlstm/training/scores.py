@@ -13,7 +13,7 @@ from jaxlstm.runs import Score, finite
 from jaxlstm.tasks import Goal, Task
 
 
-def resolve(goal: config.Goal | None, task: Task) -> tuple[Goal, str]:
+def resolve(goal: config.Goal | None, task: Task) -> Goal:
     """Take the goal of a config, with the task's own where it says nothing.
 
     Args:
@@ -21,40 +21,37 @@ def resolve(goal: config.Goal | None, task: Task) -> tuple[Goal, str]:
         task: the task.
 
     Returns:
-        The goal, and whether "every" seed must reach it or the "median".
+        The goal.
 
     Raises:
         UserError: when the task has no such set or metric.
     """
     if goal is None:
-        return task.goal, "median"
+        return task.goal
     split, metric = goal.split or task.goal.split, goal.metric or task.goal.metric
     if split not in task.evaluation:
         known = ", ".join(task.evaluation)
         raise UserError(f"goal.split: expected one of {known}, got {split!r}")
-    return Goal(split, metric, goal.below, goal.above), goal.seeds
+    return Goal(split, metric, goal.below, goal.above, goal.seeds)
 
 
-def summary(
-    scores: Mapping[str, Mapping[str, Sequence[float]]], goal: Goal, seeds: str
-) -> list[Score]:
+def summary(scores: Mapping[str, Mapping[str, Sequence[float]]], goal: Goal) -> list[Score]:
     """Sum up the scores at the end of a training.
 
     Args:
         scores: for each evaluation set and metric one value for each seed.
         goal: what was to be reached.
-        seeds: "every" or "median".
 
     Returns:
         One `Score` for each set and metric, that of the goal first.
 
     Examples:
         >>> from jaxlstm.tasks import Goal
-        >>> goal = Goal("test", "mse", below=0.1)
-        >>> score, = summary({"test": {"mse": [0.01, 0.02, 0.2]}}, goal, "median")
+        >>> scores = {"test": {"mse": [0.01, 0.02, 0.2]}}
+        >>> score, = summary(scores, Goal("test", "mse", below=0.1))
         >>> score.verdict, score.expected, round(score.mean, 3)
         ('met', 'median < 0.1', 0.077)
-        >>> summary({"test": {"mse": [0.01, 0.02, 0.2]}}, goal, "every")[0].verdict
+        >>> summary(scores, Goal("test", "mse", below=0.1, seeds="every"))[0].verdict
         'missed'
     """
     found = []
@@ -64,8 +61,8 @@ def summary(
             if (split, metric) != (goal.split, goal.metric):
                 found.append(score)
                 continue
-            expected = str(goal) if len(values) == 1 else f"{_word(seeds)} {goal}"
-            if seeds == "every":
+            expected = str(goal) if len(values) == 1 else f"{_word(goal)} {goal}"
+            if goal.seeds == "every":
                 met = all(goal.met(value) for value in values)
             else:
                 met = not any(map(math.isnan, values)) and goal.met(statistics.median(values))
@@ -99,5 +96,5 @@ def _score(metric: str, values: Sequence[float]) -> Score:
     return Score(metric, given, mean, low, high)
 
 
-def _word(seeds: str) -> str:
-    return "every seed" if seeds == "every" else "median"
+def _word(goal: Goal) -> str:
+    return "every seed" if goal.seeds == "every" else "median"

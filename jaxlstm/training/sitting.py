@@ -275,7 +275,7 @@ class Sitting:
             self._boundary()
             found = records.final(self._folder, self._step)
         final = {split: found[split] for split in found if split in wanted}
-        summary = scores.summary(final, self._training.goal, self._training.goal_seeds)
+        summary = scores.summary(final, self._training.goal)
         return self._end("finished", summary=summary)
 
     def _end(self, state: runs.State, **changes: Any) -> runs.Manifest:
