@@ -90,8 +90,8 @@ def _struct(name: str, kind: type, seen: set[type]) -> list[str]:
         parts = _structs_in(field.type)
         inner += [(f"{name}.{field.encode_name}".lstrip("."), part) for part in parts]
         key = f"{name}.{field.encode_name}".lstrip(".")
-        words = " ".join(told["keys"].get(field.name, "").split())
-        lines += [f"`{key}` {_type(field)}", f": {words or '…'}", ""]
+        words = " ".join(told["keys"][field.name].split())
+        lines += [f"`{key}` {_type(field)}", f": {words}", ""]
     for key, part in inner:
         if part not in seen:
             said = part.__struct_config__
@@ -109,13 +109,15 @@ def _structs_in(hint: Any) -> list[type]:
 
 def _sections(kind: type) -> dict[str, Any]:
     text, keys = [], {}
-    for section in griffe.Docstring(inspect.getdoc(kind) or "", lineno=1).parse(
-        "google", warnings=False
-    ):
-        if section.kind.value == "text":
-            text += section.value.splitlines()
-        if section.kind.value in ("parameters", "attributes"):
-            keys |= {item.name: item.description for item in section.value}
+    for table in reversed(kind.__mro__):  # the words of a key stand where it is declared
+        text = []
+        for section in griffe.Docstring(inspect.cleandoc(table.__doc__ or ""), lineno=1).parse(
+            "google", warnings=False
+        ):
+            if section.kind.value == "text":
+                text += section.value.splitlines()
+            if section.kind.value in ("parameters", "attributes"):
+                keys |= {item.name: item.description for item in section.value}
     return {"text": text, "keys": keys}
 
 

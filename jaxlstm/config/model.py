@@ -66,17 +66,17 @@ class Normal(Kind, frozen=True, tag="normal"):
 KernelInit = GlorotUniform | Uniform | Normal
 RecurrentInit = Orthogonal | Identity | Ginibre | GlorotUniform | Uniform | Normal
 Precision = Literal["float32", "bfloat16"]
+Depth = Annotated[int, Meta(ge=1, le=64)]
 
 
-class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
-    """Long short-term memory cells and a linear readout.
+class _Cell(Part, frozen=True, tag_field="cell"):
+    """A network, of the kind of cell that its key `cell` names."""
+
+
+class _Common(_Cell, frozen=True, kw_only=True):
+    """What stands behind the keys of the cells themselves, as keyword-only fields do.
 
     Args:
-        hidden_size: units of a layer.
-        layers: cells on top of each other.
-        forget_bias: where the bias of the forget gate starts; 1 if left out.
-        chrono_t_max: draw the gate biases for memories of 1 to so many steps instead (Tallec &
-            Ollivier 2018); not together with `forget_bias`.
         kernel_init: how the weights of the inputs begin, those from layer to layer among them.
         recurrent_init: how the recurrent weights begin.
         embedding_size: learn a vector of this size for each symbol of a token task; symbols come
@@ -84,80 +84,67 @@ class LSTM(Part, frozen=True, tag_field="cell", tag="lstm"):
         dropout: while it trains, the share of outputs that are dropped at each step, between two
             layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
         dtype: type of what is multiplied, of states and of outputs. With "bfloat16" what is learnt,
-            the memory, the gates and the loss stay in float32.
+            the memory, the gates, the activations and the loss stay in float32.
     """
 
-    hidden_size: Width
-    layers: Annotated[int, Meta(ge=1, le=64)] = 1
-    forget_bias: float | None = None
-    chrono_t_max: Annotated[int, Meta(ge=3, le=10_000_000)] | None = None
     kernel_init: KernelInit = GlorotUniform()
     recurrent_init: RecurrentInit = Orthogonal()
     embedding_size: Width | None = None
     dropout: Share = 0.0
     dtype: Precision = "float32"
+
+
+class _Recurrent(_Common, frozen=True):
+    """What stands before them.
+
+    Args:
+        hidden_size: units of a layer.
+        layers: cells on top of each other.
+    """
+
+    hidden_size: Width
+    layers: Depth = 1
+
+
+class LSTM(_Recurrent, frozen=True, tag="lstm"):
+    """Long short-term memory cells and a linear readout.
+
+    Args:
+        forget_bias: where the bias of the forget gate starts; 1 if left out.
+        chrono_t_max: draw the gate biases for memories of 1 to so many steps instead (Tallec &
+            Ollivier 2018); not together with `forget_bias`.
+    """
+
+    forget_bias: float | None = None
+    chrono_t_max: Annotated[int, Meta(ge=3, le=10_000_000)] | None = None
 
     def __post_init__(self) -> None:
         if self.forget_bias is not None and self.chrono_t_max is not None:
             raise ValueError("expected one of `forget_bias` and `chrono_t_max`, got both")
 
 
-class RNN(Part, frozen=True, tag_field="cell", tag="rnn"):
+class RNN(_Recurrent, frozen=True, tag="rnn"):
     """Simple recurrent cells (Elman 1990) and a linear readout.
 
     Args:
-        hidden_size: units of a layer.
-        layers: cells on top of each other.
         activation: the nonlinearity.
-        kernel_init: how the weights of the inputs begin, those from layer to layer among them.
-        recurrent_init: how the recurrent weights begin.
-        embedding_size: learn a vector of this size for each symbol of a token task; symbols come
-            in one-hot if left out.
-        dropout: while it trains, the share of outputs that are dropped at each step, between two
-            layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
-        dtype: type of what is multiplied, of states and of outputs. With "bfloat16" what is learnt,
-            the activations and the loss stay in float32.
     """
 
-    hidden_size: Width
-    layers: Annotated[int, Meta(ge=1, le=64)] = 1
     activation: Literal["tanh", "relu", "identity", "sigmoid"] = "tanh"
-    kernel_init: KernelInit = GlorotUniform()
-    recurrent_init: RecurrentInit = Orthogonal()
-    embedding_size: Width | None = None
-    dropout: Share = 0.0
-    dtype: Precision = "float32"
 
 
-class GRU(Part, frozen=True, tag_field="cell", tag="gru"):
+class GRU(_Recurrent, frozen=True, tag="gru"):
     """Gated recurrent units (Cho et al. 2014) and a linear readout.
 
     Args:
-        hidden_size: units of a layer.
-        layers: cells on top of each other.
         reset_after: whether the reset gate acts after the product with the state, as in cuDNN and
             torch, or before it, as in the paper.
-        kernel_init: how the weights of the inputs begin, those from layer to layer among them.
-        recurrent_init: how the recurrent weights begin.
-        embedding_size: learn a vector of this size for each symbol of a token task; symbols come
-            in one-hot if left out.
-        dropout: while it trains, the share of outputs that are dropped at each step, between two
-            layers and before the readout (Zaremba, Sutskever, Vinyals 2014).
-        dtype: type of what is multiplied, of states and of outputs. With "bfloat16" what is learnt,
-            the gates and the loss stay in float32.
     """
 
-    hidden_size: Width
-    layers: Annotated[int, Meta(ge=1, le=64)] = 1
     reset_after: bool = True
-    kernel_init: KernelInit = GlorotUniform()
-    recurrent_init: RecurrentInit = Orthogonal()
-    embedding_size: Width | None = None
-    dropout: Share = 0.0
-    dtype: Precision = "float32"
 
 
-class LSTM1997(Part, frozen=True, tag_field="cell", tag="lstm-1997"):
+class LSTM1997(_Cell, frozen=True, tag="lstm-1997"):
     """Memory blocks as Hochreiter & Schmidhuber published them, and a linear readout.
 
     The inputs reach the hidden units alone, and the readout reads the cells alone.
@@ -200,7 +187,7 @@ class LSTM1997(Part, frozen=True, tag_field="cell", tag="lstm-1997"):
         """Symbols come in one-hot."""
 
 
-class ConvLSTM(Part, frozen=True, tag_field="cell", tag="conv-lstm"):
+class ConvLSTM(_Cell, frozen=True, tag="conv-lstm"):
     """Convolutional LSTM cells (Shi et al. 2015) and a readout of 1 x 1, for tasks over frames.
 
     Args:
@@ -215,7 +202,7 @@ class ConvLSTM(Part, frozen=True, tag_field="cell", tag="conv-lstm"):
 
     filters: Width
     kernel_size: Annotated[int, Meta(ge=1, le=1024)] = 3
-    layers: Annotated[int, Meta(ge=1, le=64)] = 1
+    layers: Depth = 1
     forget_bias: float = 1.0
     peepholes: bool = False
     dtype: Precision = "float32"

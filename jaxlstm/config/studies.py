@@ -4,28 +4,22 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from jaxlstm.config.base import (
-    Kind,
-    Name,
-    Part,
-    Positive,
-    Seeds,
-    Steps,
-    Width,
-    check_seeds,
-    seed_list,
-)
+from jaxlstm.config.base import Kind, Name, Positive, Seeds, Steps, Width, check_seeds, seed_list
 
 # What lies further out is no number any more once it is squared, or its logarithm is taken.
 Gain = Annotated[float, Meta(ge=1e-6, le=1e6)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Gains = Annotated[tuple[Gain, ...], Meta(min_length=1, max_length=8)]
 Biases = Annotated[tuple[Bias, ...], Meta(min_length=1, max_length=8)]
+Units = Annotated[int, Meta(ge=2, le=512)]
+Updates = Annotated[int, Meta(ge=1, le=1_000_000)]
+Rows = Annotated[int, Meta(ge=1, le=4096)]
+Lags = Annotated[int, Meta(ge=20, le=10_000)]
 # The adding problem has two numbers to add.
 Length = Annotated[int, Meta(ge=2, le=1_000_000)]
 
 
-class Vanishing(Part, frozen=True, kw_only=True, tag_field="kind", tag="vanishing"):
+class Vanishing(Kind, frozen=True, kw_only=True, tag="vanishing"):
     """How gradients vanish and explode in a simple RNN, and what an LSTM does about it.
 
     Args:
@@ -38,8 +32,8 @@ class Vanishing(Part, frozen=True, kw_only=True, tag_field="kind", tag="vanishin
         lengths: sequence lengths at which the gradient at the first step is compared.
     """
 
-    steps: Annotated[int, Meta(ge=20, le=10_000)] = 100
-    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 32
+    steps: Lags = 100
+    hidden_size: Units = 32
     large_size: Width = 1024
     gains: Gains = (0.9, 1.0, 1.1)
     random_gains: Gains = (0.5, 1.5, 3.0)
@@ -47,7 +41,7 @@ class Vanishing(Part, frozen=True, kw_only=True, tag_field="kind", tag="vanishin
     lengths: Annotated[tuple[Steps, ...], Meta(min_length=1, max_length=8)] = (25, 50, 100, 200)
 
 
-class MeanField(Part, frozen=True, kw_only=True, tag_field="kind", tag="mean-field"):
+class MeanField(Kind, frozen=True, kw_only=True, tag="mean-field"):
     """How fast gradients grow or shrink in random networks, against mean-field theory.
 
     Args:
@@ -57,13 +51,13 @@ class MeanField(Part, frozen=True, kw_only=True, tag_field="kind", tag="mean-fie
         other_gains: for linear networks; times √2 for ReLU, where that is critical.
     """
 
-    steps: Annotated[int, Meta(ge=20, le=10_000)] = 100
+    steps: Lags = 100
     sizes: Annotated[tuple[Width, ...], Meta(min_length=1, max_length=5)] = (64, 256, 1024)
     tanh_gains: Gains = (0.5, 0.9, 1.25, 1.5, 2.0, 3.0)
     other_gains: Gains = (0.5, 0.8, 0.9, 1.1, 1.25, 1.5)
 
 
-class PhaseDiagram(Part, frozen=True, kw_only=True, tag_field="kind", tag="phase-diagram"):
+class PhaseDiagram(Kind, frozen=True, kw_only=True, tag="phase-diagram"):
     """Where an LSTM can be trained: recurrent gain by forget bias, with its Lyapunov exponent.
 
     Args:
@@ -77,7 +71,7 @@ class PhaseDiagram(Part, frozen=True, kw_only=True, tag_field="kind", tag="phase
         learning_rate: of Adam; gradients are clipped to norm 1.
     """
 
-    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 32
+    hidden_size: Units = 32
     gains: Gains = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
     forget_biases: Annotated[tuple[Bias, ...], Meta(min_length=1, max_length=12)] = (
         -2.0,
@@ -88,8 +82,8 @@ class PhaseDiagram(Part, frozen=True, kw_only=True, tag_field="kind", tag="phase
     )
     length: Length = 40
     driven_steps: Annotated[int, Meta(ge=20, le=100_000)] = 400
-    updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 400
-    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    updates: Updates = 400
+    batch_size: Rows = 32
     learning_rate: Positive = 5e-3
 
     def __post_init__(self) -> None:
@@ -99,7 +93,7 @@ class PhaseDiagram(Part, frozen=True, kw_only=True, tag_field="kind", tag="phase
             )
 
 
-class Gates(Part, frozen=True, kw_only=True, tag_field="kind", tag="gates"):
+class Gates(Kind, frozen=True, kw_only=True, tag="gates"):
     """Which gate of an LSTM matters: variants trained on adding and on copying.
 
     Args:
@@ -113,17 +107,17 @@ class Gates(Part, frozen=True, kw_only=True, tag_field="kind", tag="gates"):
         learning_rate: of Adam; gradients are clipped to norm 1.
     """
 
-    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 16
+    hidden_size: Units = 16
     length: Length = 30
     delay: Steps = 15
     symbols: Annotated[int, Meta(ge=2, le=64)] = 4
     payload: Annotated[int, Meta(ge=1, le=64)] = 3
-    updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
-    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    updates: Updates = 2000
+    batch_size: Rows = 32
     learning_rate: Positive = 5e-3
 
 
-class Carousel(Part, frozen=True, kw_only=True, tag_field="kind", tag="carousel"):
+class Carousel(Kind, frozen=True, kw_only=True, tag="carousel"):
     """The memory's own path against all paths, through a training, and what truncation leaves out.
 
     Args:
@@ -137,13 +131,13 @@ class Carousel(Part, frozen=True, kw_only=True, tag_field="kind", tag="carousel"
         learning_rate: of Adam; gradients are clipped to norm 1.
     """
 
-    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 16
+    hidden_size: Units = 16
     blocks: Annotated[int, Meta(ge=1, le=64)] = 4
     length: Length = 50
     forget_biases: Biases = (0.0, 1.0)
     stages: Annotated[int, Meta(ge=1, le=100)] = 5
-    updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
-    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    updates: Updates = 2000
+    batch_size: Rows = 32
     learning_rate: Positive = 5e-3
 
     def __post_init__(self) -> None:
@@ -153,7 +147,7 @@ class Carousel(Part, frozen=True, kw_only=True, tag_field="kind", tag="carousel"
             )
 
 
-class Interventions(Part, frozen=True, kw_only=True, tag_field="kind", tag="interventions"):
+class Interventions(Kind, frozen=True, kw_only=True, tag="interventions"):
     """What clipping, penalties and initialisers do to the spectrum of a tanh RNN and to success.
 
     Args:
@@ -170,16 +164,16 @@ class Interventions(Part, frozen=True, kw_only=True, tag_field="kind", tag="inte
         learning_rate: of stochastic gradient descent.
     """
 
-    hidden_size: Annotated[int, Meta(ge=2, le=512)] = 50
+    hidden_size: Units = 50
     length: Annotated[int, Meta(ge=10, le=10_000)] = 30
     gains: Gains = (0.7, 1.6)
     clip_norm: Positive = 1.0
     clip_value: Positive = 0.1
     penalty_weight: Positive = 1.0
     floss_exponents: Annotated[int, Meta(ge=1, le=512)] = 8
-    floss_updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
-    updates: Annotated[int, Meta(ge=1, le=1_000_000)] = 4000
-    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 20
+    floss_updates: Updates = 200
+    updates: Updates = 4000
+    batch_size: Rows = 20
     learning_rate: Positive = 0.1
 
     def __post_init__(self) -> None:
@@ -195,7 +189,7 @@ class Interventions(Part, frozen=True, kw_only=True, tag_field="kind", tag="inte
             )
 
 
-class Reach(Part, frozen=True, kw_only=True, tag_field="kind", tag="reach"):
+class Reach(Kind, frozen=True, kw_only=True, tag="reach"):
     """Where the gradients of trained networks go: contribution by lag, and the context that counts.
 
     Args:
