@@ -1,6 +1,6 @@
 """The network: cells, how many of them, how they begin."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -163,6 +163,10 @@ class LSTM1997(_Cell, frozen=True, tag="lstm-1997"):
             1997 a bias is the weight of a unit that is always on, or "zero".
     """
 
+    layers: ClassVar[int] = 1
+    embedding_size: ClassVar[None] = None
+    dropout: ClassVar[float] = 0.0
+
     blocks: Width
     block_size: Width = 1
     input_gate_bias: float | tuple[float, ...] | None = None
@@ -183,8 +187,9 @@ class LSTM1997(_Cell, frozen=True, tag="lstm-1997"):
                 )
 
     @property
-    def embedding_size(self) -> None:
-        """Symbols come in one-hot."""
+    def hidden_size(self) -> int:
+        """The cells of all blocks."""
+        return self.blocks * self.block_size
 
 
 class ConvLSTM(_Cell, frozen=True, tag="conv-lstm"):
@@ -200,16 +205,14 @@ class ConvLSTM(_Cell, frozen=True, tag="conv-lstm"):
             the memory, the gates and the loss stay in float32.
     """
 
+    embedding_size: ClassVar[None] = None
+
     filters: Width
     kernel_size: Annotated[int, Meta(ge=1, le=1024)] = 3
     layers: Depth = 1
     forget_bias: float = 1.0
     peepholes: bool = False
     dtype: Precision = "float32"
-
-    @property
-    def embedding_size(self) -> None:
-        """Frames are no symbols."""
 
 
 FeatureModel = LSTM | RNN | GRU | LSTM1997

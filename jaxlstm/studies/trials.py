@@ -12,7 +12,7 @@ import jaxlstm as jl
 from jaxlstm import config
 from jaxlstm.tasks import Task
 from jaxlstm.training import objective
-from jaxlstm.training.model import Model, Params, Readout
+from jaxlstm.training.model import Model, Params, begun
 
 
 class Trial(NamedTuple):
@@ -40,13 +40,10 @@ class Trial(NamedTuple):
 
 def network(cell: jl.Cell, task: Task) -> Model:
     """A cell and a linear readout for a task; symbols come in one-hot."""
-    width = jl.output_shape(cell)[-1]
-    draw = jl.initializers.glorot_uniform()
+    shape = (jl.output_shape(cell)[-1], task.output_size)
 
     def init(key: Array) -> Params:
-        k_cell, k_readout = jax.random.split(key)
-        kernel = draw(k_readout, (width, task.output_size), jnp.float32)
-        return Params(None, cell.init(k_cell), Readout(kernel, jnp.zeros(task.output_size)))
+        return Params(None, *begun(cell, jax.random.split(key), shape))
 
     def encode(params: Params, inputs: Array) -> Array:
         return jax.nn.one_hot(inputs, task.input_size) if task.tokens else inputs

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 import jaxlstm as jl
 from jaxlstm import config
 from jaxlstm.errors import UserError
-from jaxlstm.training.model import Model, Params, Readout, dtype_of
+from jaxlstm.training.model import Model, Params, begun, dtype_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ def build(spec: config.ConvLSTM, frame: tuple[int, int] | None, *, every_step: b
         UserError: when the task's steps are no frames.
 
     Examples:
+        >>> import jax.numpy as jnp
         >>> model = build(config.ConvLSTM(filters=4), (5, 6), every_step=True)
         >>> params = model.init(jax.random.key(0))
         >>> model.apply(params, jnp.zeros((2, 7, 30))).shape, params.readout.kernel.shape
@@ -71,9 +71,7 @@ def build(spec: config.ConvLSTM, frame: tuple[int, int] | None, *, every_step: b
     cell = layers[0] if len(layers) == 1 else jl.stack(*layers)
 
     def init(key: Array) -> Params:
-        k_cell, k_readout = jax.random.split(key)
-        kernel = jl.initializers.glorot_uniform()(k_readout, (spec.filters, 1), jnp.float32)
-        return Params(None, cell.init(k_cell), Readout(kernel, jnp.zeros(1)))
+        return Params(None, *begun(cell, jax.random.split(key), (spec.filters, 1)))
 
     def encode(params: Params, inputs: Array) -> Array:
         return inputs.reshape(*inputs.shape[:-1], *frame, 1)

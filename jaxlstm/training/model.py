@@ -131,7 +131,7 @@ def build(
         (2, 7, 5)
     """
     embedding_size = spec.embedding_size if tokens else None
-    sizes = [embedding_size or input_size, *[_width(spec)] * _depth(spec)]
+    sizes = [embedding_size or input_size, *[spec.hidden_size] * spec.layers]
     layers = tuple(_cell(spec, below, above) for below, above in itertools.pairwise(sizes))
     cell = layers[0] if len(layers) == 1 else jl.stack(*layers)
 
@@ -145,9 +145,7 @@ def build(
             return Params(
                 embedding, weights, Readout(*blocks.readout(spec, k_readout, output_size))
             )
-        draw = jl.initializers.glorot_uniform()
-        kernel = draw(k_readout, (sizes[-1], output_size), jnp.float32)
-        return Params(embedding, cell.init(k_cell), Readout(kernel, jnp.zeros(output_size)))
+        return Params(embedding, *begun(cell, (k_cell, k_readout), (sizes[-1], output_size)))
 
     def encode(params: Params, inputs: Array) -> Array:
         if not tokens:
@@ -157,8 +155,23 @@ def build(
         one_hot = jax.nn.one_hot(inputs, input_size, dtype=jnp.float32)
         return one_hot if params.embedding is None else one_hot @ params.embedding
 
-    dropout = 0.0 if isinstance(spec, config.LSTM1997) else spec.dropout
-    return Model(cell, init, encode, every_step, layers, dropout)
+    return Model(cell, init, encode, every_step, layers, spec.dropout)
+
+
+def begun(
+    cell: jl.Cell, keys: Array | tuple[Array, Array], shape: tuple[int, int]
+) -> tuple[Any, Readout]:
+    """Draw the parameters of a cell, and a readout: Glorot's uniform weights `shape`, biases of 0.
+
+    Examples:
+        >>> import jax
+        >>> cell, keys = jl.rnn(input_size=2, hidden_size=3), jax.random.split(jax.random.key(0))
+        >>> begun(cell, keys, (3, 1))[1].bias
+        Array([0.], dtype=float32)
+    """
+    k_cell, k_readout = keys
+    kernel = jl.initializers.glorot_uniform()(k_readout, shape, jnp.float32)
+    return cell.init(k_cell), Readout(kernel, jnp.zeros(shape[1]))
 
 
 def read(params: Params, hidden: Array) -> Array:
@@ -182,14 +195,6 @@ def dropped(key: Array, outputs: Array, rate: float) -> Array:
 def count(params: Any) -> int:
     """Count the numbers in a pytree of arrays, or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _width(spec: config.FeatureModel) -> int:
-    return spec.blocks * spec.block_size if isinstance(spec, config.LSTM1997) else spec.hidden_size
-
-
-def _depth(spec: config.FeatureModel) -> int:
-    return 1 if isinstance(spec, config.LSTM1997) else spec.layers
 
 
 def _cell(spec: config.FeatureModel, input_size: int, hidden_size: int) -> jl.Cell:
