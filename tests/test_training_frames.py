@@ -11,7 +11,7 @@ import jaxlstm as jl
 from jaxlstm import config
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import digits
-from jaxlstm.training import evaluation, frames, gradients, model
+from jaxlstm.training import evaluation, frames, gradients, model, tracing
 from jaxlstm.training.prepare import prepare
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
@@ -100,5 +100,5 @@ def test_gradients_are_measured_and_traced_through_frames(folder):
     assert float(found["layer_1_hidden_error.lag_0"]) == pytest.approx(norms.mean(), rel=1e-4)
     assert all(np.isfinite(value) for value in found.values())
     broken = batch._replace(inputs=batch.inputs.at[1, 2, 3].set(jnp.nan))
-    place = gradients.trace(ready.task, ready.network, state.params, broken)
+    place = tracing.trace(ready.task, ready.network, state.params, broken)
     assert place == "the inputs at time 2 of sequence 1"

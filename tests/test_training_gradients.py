@@ -9,7 +9,7 @@ import pytest
 
 import jaxlstm as jl
 from jaxlstm import config, report, runs, training
-from jaxlstm.training import gradients
+from jaxlstm.training import gradients, tracing
 
 pytestmark = pytest.mark.usefixtures("compile_fast")
 
@@ -132,7 +132,7 @@ class Broken:
         self.batch = self.made.task.sample(self.made.task.data, jax.random.key(1), 4)
 
     def place(self, params=None, batch=None, network=None, task=None):
-        return gradients.trace(
+        return tracing.trace(
             task or self.made.task,
             network or self.made.network,
             params or self.state.params,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.training import gradients, objective
+from jaxlstm.training import objective, tracing
 from jaxlstm.training.model import Params
 from jaxlstm.training.objective import Objective
 from jaxlstm.training.prepare import Training
@@ -38,7 +38,7 @@ def told(training: Training, index: int, state: TrainState, at: int, *, debug_na
     experiment, task, network = training.experiment, training.task, training.network
     key = jax.random.fold_in(state.key, at)
     batch = task.sample(task.data, key, experiment.train.batch_size)
-    place = gradients.trace(task, network, state.params, batch)
+    place = tracing.trace(task, network, state.params, batch)
     if debug_nans:
         total = objective.build(task, network, experiment.penalty)
         made = operation(total, state.params, batch, jnp.int32(at), key)

@@ -15,6 +15,7 @@ from jaxlstm.tasks import Batch, Task
 from jaxlstm.training.model import Model, Params
 
 Objective = Callable[..., tuple[Array, dict[str, Array]]]
+Loss = Callable[[Array], Array]
 Term = Callable[[Params, Batch], dict[str, Array]]
 
 # Tasks split the key of a batch, and the keys of a split are `fold_in` of 0, 1, 2, …
@@ -58,6 +59,11 @@ def build(task: Task, network: Model, penalty: config.Penalty | None = None) -> 
     return objective
 
 
+def by_outputs(task: Task, network: Model, params: Params, batch: Batch) -> Loss:
+    """Take the loss of a task as a function of the cell's outputs, as `jaxlstm.gradients` does."""
+    return lambda outputs: task.loss(network.readout(params, outputs), batch)[0]
+
+
 def term(spec: config.Penalty, task: Task, network: Model) -> Term:
     """Build the term that a `[penalty]` table describes, not yet multiplied by its weight.
 
@@ -85,9 +91,7 @@ def term(spec: config.Penalty, task: Task, network: Model) -> Term:
     cell = network.cell
 
     def norm(params: Params, batch: Batch, exact: bool) -> dict[str, Array]:
-        def loss(outputs: Array) -> Array:
-            return task.loss(network.readout(params, outputs), batch)[0]
-
+        loss = by_outputs(task, network, params, batch)
         hold, inputs = network.masked_outputs, network.encode(params, batch.inputs)
         options = {"lengths": batch.lengths, "masked_outputs": hold, "exact": exact}
         value = jl.gradients.norm_penalty(cell, params.cell, inputs, loss, **options)
