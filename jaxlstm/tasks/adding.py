@@ -22,17 +22,15 @@ marked. The problem is from Hochreiter and Schmidhuber, "Long Short-Term Memory"
 """
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxlstm.cells.base import wide
+from jaxlstm.config import Adding
 from jaxlstm.tasks.base import Batch, Goal, Task, fixed_key
-
-if TYPE_CHECKING:
-    from jaxlstm.config import Adding
 
 EVALUATION_SIZES = {"1997": 2560, "2016": 1000}
 EVALUATION_SEED = 1997
@@ -42,7 +40,7 @@ TOLERANCE = 0.04
 """By how much the answer to a right sequence may be off, in 1997."""
 
 
-def build(config: "Adding") -> Task:
+def build(config: Adding) -> Task:
     """Build the adding problem at one length.
 
     Args:

@@ -25,7 +25,7 @@ other text fewer bits than the best of the baselines.
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,10 @@ import numpy as np
 from jax import Array
 
 from jaxlstm import storage
+from jaxlstm.config import Characters
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import shakespeare
 from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
-
-if TYPE_CHECKING:
-    from jaxlstm.config import Characters
 
 STAND_IN = "\ufffd"
 EVALUATION_LENGTH = 1000
@@ -78,7 +76,7 @@ class Vocabulary:
         return "".join(self.symbols[number] for number in np.asarray(numbers))
 
 
-def build(config: "Characters") -> Task:
+def build(config: Characters) -> Task:
     """Build the language model task of one text.
 
     Args:

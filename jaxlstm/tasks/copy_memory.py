@@ -19,22 +19,20 @@ Solved: recall above 0.99 on a fixed set of 1000 sequences.
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxlstm.config import CopyMemory
 from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy, fixed_key
-
-if TYPE_CHECKING:
-    from jaxlstm.config import CopyMemory
 
 EVALUATION_SIZE = 1000
 EVALUATION_SEED = 2016
 
 
-def build(config: "CopyMemory") -> Task:
+def build(config: CopyMemory) -> Task:
     """Build the copy problem at one delay.
 
     Args:

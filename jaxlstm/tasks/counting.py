@@ -24,22 +24,20 @@ beyond `longest`. Without memory b says nothing about how many there were: 1 at 
 """
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxlstm.cells.base import wide
+from jaxlstm.config import Counting
 from jaxlstm.tasks.base import Batch, Goal, Task, correct, cross_entropy
-
-if TYPE_CHECKING:
-    from jaxlstm.config import Counting
 
 A, B, END = range(3)
 
 
-def build(config: "Counting") -> Task:
+def build(config: Counting) -> Task:
     """Build the counting task.
 
     Args:

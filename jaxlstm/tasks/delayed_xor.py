@@ -15,23 +15,21 @@ memory it is one half. Solved: above 0.99 on a fixed set of 1000 sequences.
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxlstm.cells.base import wide
+from jaxlstm.config import DelayedXOR
 from jaxlstm.tasks.base import Batch, Goal, Task, fixed_key
-
-if TYPE_CHECKING:
-    from jaxlstm.config import DelayedXOR
 
 EVALUATION_SIZE = 1000
 EVALUATION_SEED = 2023
 
 
-def build(config: "DelayedXOR") -> Task:
+def build(config: DelayedXOR) -> Task:
     """Build the delayed XOR task.
 
     Args:

@@ -22,7 +22,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,10 @@ import numpy as np
 from jax import Array
 
 from jaxlstm import storage
+from jaxlstm.config import Digits
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import carriers
 from jaxlstm.tasks.base import Batch, Goal, Task, class_loss
-
-if TYPE_CHECKING:
-    from jaxlstm.config import Digits
 
 SIDE, OF_EACH, TRAINED = 28, 500, 400
 ORDER_SEED = 1998
@@ -54,7 +52,7 @@ class Images(NamedTuple):
     labels: np.ndarray
 
 
-def build(config: "Digits") -> Task:
+def build(config: Digits) -> Task:
     """Build the task from the carrier or from a folder of idx files.
 
     Args:

@@ -37,7 +37,7 @@ training rows where all p are known; where one is missing in the test part the l
 stands in for it. Solved: `mae` on the test part below both.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,10 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.cells.base import wide
+from jaxlstm.config import Forecast
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import autoregression, sources, tables
 from jaxlstm.tasks.base import Batch, Goal, Task
-
-if TYPE_CHECKING:
-    from jaxlstm.config import Forecast
 
 PARTS = ("training", "validation", "test")
 
@@ -87,7 +85,7 @@ class Asked(NamedTuple):
     cuts: tuple[int, int, int]
 
 
-def build(config: "Forecast") -> Task:
+def build(config: Forecast) -> Task:
     """Build the task from a CSV file or from a built-in source.
 
     Args:
@@ -198,7 +196,7 @@ def ask(values: np.ndarray, horizons: tuple[int, ...], cuts: tuple[int, int, int
     return Asked(ahead, known, latest == steps, scored, cuts)
 
 
-def _check(config: "Forecast", asked: list[Asked], window: int) -> None:
+def _check(config: Forecast, asked: list[Asked], window: int) -> None:
     longest = max(a.cuts[0] for a in asked)
     if longest < window:
         raise UserError(

@@ -25,7 +25,6 @@ training shows on average at each pixel. Solved: `mse` below both.
 """
 
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -33,17 +32,15 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.cells.base import wide
+from jaxlstm.config import MovingDigits
 from jaxlstm.tasks import digits
 from jaxlstm.tasks.base import Batch, Goal, Task, fixed_key
-
-if TYPE_CHECKING:
-    from jaxlstm.config import MovingDigits
 
 EVALUATION_SIZE, EVALUATION_SEED = 500, 2015
 MEAN_SIZE, MEAN_SEED = 1000, 2016
 
 
-def build(config: "MovingDigits") -> Task:
+def build(config: MovingDigits) -> Task:
     """Build the task from the carrier's digits or from a folder of idx files.
 
     Args:

@@ -28,7 +28,7 @@ how often each key is on, `repeat` that a key which is on stays on with one prob
 which is off goes on with another. Solved: nats per frame of the test part below both.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +36,10 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.cells.base import wide
+from jaxlstm.config import Music
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import chorales, matlab
 from jaxlstm.tasks.base import Batch, Goal, Task
-
-if TYPE_CHECKING:
-    from jaxlstm.config import Music
 
 KEYS = chorales.KEYS
 NAMES = {"training": "traindata", "validation": "validdata", "test": "testdata"}
@@ -59,7 +57,7 @@ class Sections(NamedTuple):
     places: Array
 
 
-def build(config: "Music") -> Task:
+def build(config: Music) -> Task:
     """Build the task from the carrier or from a MATLAB file.
 
     Args:

@@ -29,7 +29,6 @@ symbol gets half of the strings right.
 
 import functools
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +36,8 @@ import numpy as np
 from jax import Array
 
 from jaxlstm.cells.base import wide
+from jaxlstm.config import Reber
 from jaxlstm.tasks.base import Batch, Goal, Task
-
-if TYPE_CHECKING:
-    from jaxlstm.config import Reber
 
 SYMBOLS = "BTPSXVE"
 STATES = (
@@ -53,7 +50,7 @@ STATES = (
 LAST = len(STATES)
 
 
-def build(config: "Reber") -> Task:
+def build(config: Reber) -> Task:
     """Build the task from a training set and a test set.
 
     Args:

@@ -1,17 +1,15 @@
 """Where a forecast's table comes from: a file, or a carrier, and where it is cut."""
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from jaxlstm.config import Forecast
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import carriers, tables
 from jaxlstm.tasks.tables import Table
-
-if TYPE_CHECKING:
-    from jaxlstm.config import Forecast
 
 COMMON: dict[str, Any] = {
     "horizons": (1,),
@@ -45,7 +43,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def with_defaults(config: "Forecast") -> "Forecast":
+def with_defaults(config: Forecast) -> Forecast:
     """Give every key that was left out the value of the source, or the common one.
 
     Raises:
@@ -66,7 +64,7 @@ def with_defaults(config: "Forecast") -> "Forecast":
     return msgspec.structs.replace(filled, time=filled.time or None, group=filled.group or None)
 
 
-def table(config: "Forecast") -> Table:
+def table(config: Forecast) -> Table:
     """Read the table of a config that has its defaults.
 
     Raises:
@@ -85,7 +83,7 @@ def table(config: "Forecast") -> Table:
     return tables.parse(text, where, columns=columns, **options)
 
 
-def cuts(config: "Forecast", table: Table) -> list[tuple[int, int, int]]:
+def cuts(config: Forecast, table: Table) -> list[tuple[int, int, int]]:
     """Say where validation and test begin, and where each series ends.
 
     Shares are of the rows that the file has; with times all series are cut at the same two.
@@ -119,7 +117,7 @@ def cuts(config: "Forecast", table: Table) -> list[tuple[int, int, int]]:
     return found
 
 
-def _place(config: "Forecast", key: str, times: np.ndarray, rows: np.ndarray, share: int) -> int:
+def _place(config: Forecast, key: str, times: np.ndarray, rows: np.ndarray, share: int) -> int:
     """Find the first step of a part: as the key says, or as its share does."""
     given = getattr(config, key)
     if given is None:

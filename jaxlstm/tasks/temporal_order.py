@@ -29,13 +29,14 @@ over sequences, and with a batch of one sequence those of that sequence. Solved:
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxlstm.cells.base import wide
+from jaxlstm.config import TemporalOrder
 from jaxlstm.tasks.base import (
     Batch,
     Goal,
@@ -44,9 +45,6 @@ from jaxlstm.tasks.base import (
     cross_entropy,
     fixed_key,
 )
-
-if TYPE_CHECKING:
-    from jaxlstm.config import TemporalOrder
 
 EVALUATION_SEED = 1997
 EVENTS, DISTRACTORS = 2, 4
@@ -61,7 +59,7 @@ PLACES = {
 }
 
 
-def build(config: "TemporalOrder") -> Task:
+def build(config: TemporalOrder) -> Task:
     """Build the temporal order problem at one length.
 
     Args:

@@ -16,7 +16,7 @@ is most frequent in the test set. Solved: test accuracy above 0.95.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,10 @@ import numpy as np
 from jax import Array
 
 from jaxlstm import storage
+from jaxlstm.config import JapaneseVowels
 from jaxlstm.errors import UserError
 from jaxlstm.tasks import carriers, tables
 from jaxlstm.tasks.base import Batch, Goal, Task, class_loss
-
-if TYPE_CHECKING:
-    from jaxlstm.config import JapaneseVowels
 
 FILES = ("JapaneseVowels_TRAIN.ts", "JapaneseVowels_TEST.ts")
 
@@ -42,7 +40,7 @@ class Cases(NamedTuple):
     classes: list[str]
 
 
-def build(config: "JapaneseVowels") -> Task:
+def build(config: JapaneseVowels) -> Task:
     """Build the task from the carrier, or from a folder that holds the two files.
 
     Args:
