@@ -18,13 +18,12 @@ WHOLE = ("kind", "cell")
 
 def read(path: Path) -> str:
     """Read the text of a config file."""
+    with storage.reading(f"{path}: cannot read this config file"):
+        content = storage.read(path, LARGEST_FILE)
     try:
-        return storage.read(path, LARGEST_FILE).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, got a bad byte at {error.start}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot read this config file ({reason})") from None
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
