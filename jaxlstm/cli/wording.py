@@ -3,10 +3,12 @@
 import io
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxlstm import runs
+from jaxlstm.errors import one_line
 
 STATUS = {"interrupted": 130, "failed": 1}
 """The exit status of a run by its state; 0 for any other."""
@@ -81,7 +83,24 @@ def say(line: str) -> None:
 
 def complain(line: str) -> None:
     """Print what went wrong, on one line of stderr."""
-    sys.stderr.write(f"jaxlstm: {' '.join(line.split())}\n")
+    sys.stderr.write(f"jaxlstm: {one_line(line)}\n")
+
+
+def tabulate(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on a terminal, its rows alone, with tabs, elsewhere."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            say("\t".join(row))
+        return
+
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    # Nothing is cut off: a path or a setting is to be used.
+    table = Table(*(Column(head, overflow="fold") for head in heads), box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
 
 
 def mean(values: Any) -> float | None:
