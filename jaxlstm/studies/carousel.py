@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -48,9 +47,7 @@ def measure(
                 model,
                 task,
                 keys,
-                optimizer=optax.chain(
-                    optax.clip_by_global_norm(1.0), optax.adam(spec.learning_rate)
-                ),
+                optimizer=trials.clipped_adam(spec.learning_rate),
                 updates=spec.updates,
                 batch_size=spec.batch_size,
                 stages=spec.stages,

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from scipy import stats
 
@@ -58,7 +57,7 @@ def measure(
             model,
             task,
             keys,
-            optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(spec.learning_rate)),
+            optimizer=trials.clipped_adam(spec.learning_rate),
             updates=spec.updates,
             batch_size=spec.batch_size,
             begin=begin,
