@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -101,6 +102,21 @@ def tabulate(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
+
+
+def ended(folder: Path, manifest: runs.Manifest, again: str = "") -> int:
+    """Say how a run ended, write its report, and give the exit status."""
+    from jaxlstm import report
+
+    for score in manifest.summary:
+        say(f"{score.metric}: {scored(score)}")
+    if manifest.state == "interrupted":
+        again = again or f"jaxlstm run --resume {shlex.quote(str(folder))}"
+        say(f"interrupted; go on with: {again}")
+    if manifest.state == "failed":
+        complain(f"{folder}: {manifest.reason}")
+    say(str(report.write(folder)))
+    return STATUS.get(manifest.state, 0)
 
 
 def mean(values: Any) -> float | None:
