@@ -1,6 +1,16 @@
 """The one exception that stands for a user's mistake at the command line or in a file."""
 
 
+def one_line(text: object) -> str:
+    r"""Put a text, or what an error of a library says, on one line.
+
+    Examples:
+        >>> one_line(ValueError("expected `=`\n  at line 1"))
+        'expected `=` at line 1'
+    """
+    return " ".join(str(text).split())
+
+
 class UserError(ValueError):
     """What the user gave cannot be used; the message is one line that says what was expected.
 
@@ -13,3 +23,6 @@ class UserError(ValueError):
         ...
         jaxlstm.errors.UserError: task.length: expected int >= 2, got 0
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(message))

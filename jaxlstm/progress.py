@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 from rich.text import Text
 
+from jaxlstm.wording import duration
+
 PLAIN_LINES = 10
 
 
@@ -104,19 +106,4 @@ class Bar:
         if done >= self._total or advanced <= 0:
             return ""
         seconds = (time.monotonic() - self._started) * (self._total - done) / advanced
-        return f"  {clock(seconds)} left"
-
-
-def clock(seconds: float) -> str:
-    """Write a duration for people.
-
-    Examples:
-        >>> clock(9.5), clock(65), clock(3700)
-        ('10 s', '1:05 min', '1:01 h')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+        return f"  {duration(seconds)} left"

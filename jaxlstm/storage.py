@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,13 +49,11 @@ def digest(path: str | Path) -> str:
     Raises:
         UserError: when one cannot be read.
     """
-    root = Path(path).expanduser()
-    try:
+    with reading(f"task.path: cannot read '{path}'"):
+        root = Path(path).expanduser()
         if root.is_dir():
             return hashlib.sha256(msgspec.json.encode(sums(root))).hexdigest()
         return _sum(root)
-    except OSError as error:
-        raise UserError(f"task.path: cannot read '{path}' ({error.strerror})") from None
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -88,16 +87,15 @@ def read_text(path: str) -> str:
     Raises:
         UserError: when it is missing, no file, too large, unreadable or not UTF-8.
     """
+    with reading(f"task.path: cannot read '{path}' as a text file"):
+        content = read(Path(path).expanduser())
     try:
-        text = read(Path(path).expanduser()).decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"task.path: expected UTF-8 text, got byte 0x{error.object[error.start]:02x} at offset "
             f"{error.start} of '{path}'; save it as UTF-8"
         ) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"task.path: cannot read '{path}' as a text file ({reason})") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -142,10 +140,8 @@ def records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     Raises:
         UserError: when another line is no such object, or the file cannot be read.
     """
-    try:
+    with reading(f"cannot read '{path}'"):
         lines = path.read_bytes().split(b"\n") if path.exists() else []
-    except OSError as error:
-        raise UserError(f"cannot read '{path}' ({error.strerror})") from None
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -158,6 +154,15 @@ def records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         if type(record.get("step")) is not int:
             raise UserError(f"'{path}', line {number}: expected an object with an int `step`")
         yield line, record
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """A file that cannot be found, read or unpacked is the user's to know: `what`, and why."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
+        raise UserError(f"{what} ({getattr(error, 'strerror', None) or error})") from error
 
 
 @contextmanager

@@ -205,6 +205,7 @@ def test_times_make_a_grid(tmp_path):
     )
 
 
+MONTHS = "x,y\n" + "".join(f"2013-{m:02}-01,{m}\n" for m in range(1, 13))
 PLAIN = "x,y\n" + "".join(f"{t},{t % 3}\n" for t in range(40))
 
 
@@ -239,6 +240,16 @@ PLAIN = "x,y\n" + "".join(f"{t},{t % 3}\n" for t in range(40))
         (PLAIN + "30,1\n", {"time": "x"}, "line 42: expected times that grow"),
         (PLAIN + "40.5,1\n", {"time": "x"}, "task.time: expected times on a grid of 1"),
         (PLAIN + "9999999,1\n", {"time": "x"}, "task.time: expected times on a grid of 1"),
+        (PLAIN + "40.5,1\n", {"time": "x"}, "got one of 1.5 at line 42; a step is"),
+        (PLAIN + "9999999,1\n", {"time": "x"}, "got one of 9999960 at line 42; a step is"),
+        (MONTHS, {"time": "x"}, "expected times on a grid of 2678400, the most frequent"),
+        (MONTHS, {"time": "x"}, "got one of 2419200 at line 4; a step is so many seconds where"),
+        (PLAIN.replace(",", "|"), {}, "line 2: expected numbers in the one column 'x|y', or"),
+        (PLAIN.replace(",", " "), {"time": "x"}, "columns with ',', ';' or tabs between them"),
+        ("x|y\n0,5|1\n", {"columns": ("y",)}, "or tabs between them, got '0,5|1'"),
+        ("y\n\n1 2\n", {}, "line 3: expected numbers in the one column 'y', or columns with"),
+        ("y\n\nmany\n", {}, "line 3: expected a number up to 1e+18 in column 'y'"),
+        ("y\n1\nmany\n", {}, "line 3: expected a number up to 1e+18 in column 'y'"),
         (PLAIN + "noon,1\n", {"time": "x"}, "line 42: expected a number or a date and time"),
         (PLAIN, {"test_from": "noon"}, "task.test_from: expected a row number, got 'noon'"),
         (PLAIN, {"test_from": 20, "validation_from": 30}, "task.validation_from: expected a place"),

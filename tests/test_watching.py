@@ -85,7 +85,7 @@ def test_a_run_is_followed_line_by_line_until_it_ends(tmp_path):
         runs.update_manifest(tmp_path / "r", state="finished", seconds=65, summary=[score])
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert out.splitlines() == ["validation mse: 0.1", "n: finished after 1:05 min"]
+    assert out.splitlines() == ["validation mse: 0.1", "n: finished after 1 min 5 s"]
 
 
 def test_a_dead_run_ends_the_watch_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):

@@ -10,13 +10,12 @@ import shlex
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxlstm import runs
-from jaxlstm.cli import sweeping
+from jaxlstm.cli import running, sweeping
 from jaxlstm.cli.arguments import (
     Export,
     List,
@@ -32,7 +31,7 @@ from jaxlstm.cli.arguments import (
 )
 from jaxlstm.cli.listing import list_runs
 from jaxlstm.cli.watching import watch
-from jaxlstm.cli.wording import STATUS, complain, heard, say, scored, speak
+from jaxlstm.cli.wording import complain, ended, heard, say, speak
 from jaxlstm.errors import UserError
 from jaxlstm.progress import Bar
 
@@ -136,83 +135,8 @@ def _read(
 
 
 def _run(command: Run, overrides: Overrides, line: str) -> int:
-    if command.resume:
-        names = [name for name, _ in overrides if name not in ("train.steps", "task.path")]
-        others = [name for name in names if not name.startswith("train.mesh")]
-        if command.configs or others or command.seeds or command.out or command.tensorboard:
-            raise UserError(
-                "--resume: expected run folders alone, a run goes on with its own config, "
-                "--train.mesh, --train.steps and --task.path excepted"
-            )
-        for folder in command.resume:
-            runs.read_manifest(folder)
-    elif not command.configs:
-        raise UserError("run: expected a CONFIG, such as configs/adding.toml, or --resume RUN")
-    experiments = _load(command, overrides, "run")
-
-    from jaxlstm import config, training
-
-    stored = [config.load(Path(folder) / "config.toml", overrides) for folder in command.resume]
-    trainings = [c for c in [*experiments, *stored] if isinstance(c, config.Experiment)]
-    together = command.distributed or command.coordinator is not None
-    if together:
-        training.processes.join(command.coordinator, command.processes, command.process_id)
-    elif command.processes is not None or command.process_id is not None:
-        raise UserError("--coordinator: missing, expected HOST:PORT with --processes")
-    training.ask_for_devices_of(trainings, command.processes or 1)
-    if not together:
-        return _train(command, overrides, experiments, line)
-
-    def lost() -> None:
-        complain("another process of this training has ended; go on with --resume")
-        training.processes.leave(2)
-
-    try:
-        with training.processes.watched(command.coordinator, lost):
-            return _train(command, overrides, experiments, line)
-    # Whoever leaves before the end does not wait for the others, which wait for it.
-    except UserError as error:
-        complain(str(error))
-        training.processes.leave(2)
-    except KeyboardInterrupt:
-        complain("interrupted")
-        training.processes.leave(130)
-    except Exception:
-        traceback.print_exc()
-        training.processes.leave(1)
-
-
-def _train(command: Run, overrides: Overrides, experiments: list[Any], line: str) -> int:
-    """Train, once it is settled with which devices and processes."""
-    from jaxlstm import training
-
-    def ended(folder: Path, manifest: runs.Manifest) -> int:
-        lead = training.processes.lead()
-        return _ended(folder, manifest) if lead else STATUS.get(manifest.state, 0)
-
-    status = 0
-    for folder in map(Path, command.resume):
-        manifest = training.resume(
-            folder, quiet=command.quiet, debug_nans=command.debug_nans, overrides=overrides
-        )
-        status = ended(folder, manifest) or status
-    prepared = []
-    for path, experiment in zip(command.configs, experiments, strict=True):
-        try:
-            prepared.append(training.prepare(experiment))
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
-    for ready in prepared:
-        folder = Path("aside")
-        if training.processes.lead():
-            folder = runs.free_folder(ready.experiment.name, command.out)
-        manifest = training.run(
-            ready, folder, command=line, quiet=command.quiet, debug_nans=command.debug_nans
-        )
-        status = ended(folder, manifest) or status
-        if manifest.state == "interrupted":
-            break
-    return status
+    running.check(command, overrides)
+    return running.run(command, overrides, _load(command, overrides, "run"), line)
 
 
 def _study(command: Study, overrides: Overrides, line: str) -> int:
@@ -225,7 +149,7 @@ def _study(command: Study, overrides: Overrides, line: str) -> int:
     for study in loaded:
         folder = runs.free_folder(study.name, command.out)
         progress = functools.partial(Bar, quiet=command.quiet)
-        _ended(folder, studies.record(study, folder, command=line, progress=progress))
+        ended(folder, studies.record(study, folder, command=line, progress=progress))
     return 0
 
 
@@ -257,7 +181,7 @@ def _reproduce(command: Reproduce, overrides: Overrides, line: str) -> int:
             complain(f"{one.name} is left out: {error}")
             continue
         page = reproductions.write_table(out)
-        status = _ended(out / one.name, manifest, f"the same command: {line}") or status
+        status = ended(out / one.name, manifest, f"the same command: {line}") or status
         if manifest.state == "interrupted":
             break
     say(str(page))
@@ -288,21 +212,6 @@ def _sweep(command: Sweep, overrides: Overrides, line: str) -> int:
         overrides = [*overrides, ("seeds", command.seeds)]
     (loaded,) = _read([command.config], overrides, "", "sweep")
     return sweeping.sweep(command, loaded, line)
-
-
-def _ended(folder: Path, manifest: runs.Manifest, again: str = "") -> int:
-    """Say how a run ended, write its report, and give the exit status."""
-    from jaxlstm import report
-
-    for score in manifest.summary:
-        say(f"{score.metric}: {scored(score)}")
-    if manifest.state == "interrupted":
-        again = again or f"jaxlstm run --resume {shlex.quote(str(folder))}"
-        say(f"interrupted; go on with: {again}")
-    if manifest.state == "failed":
-        complain(f"{folder}: {manifest.reason}")
-    say(str(report.write(folder)))
-    return STATUS.get(manifest.state, 0)
 
 
 def _report(command: Report) -> int:

@@ -1,16 +1,15 @@
 """`jaxlstm list`: the runs in a folder."""
 
 import contextlib
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
 
 from jaxlstm import locks, runs
 from jaxlstm.cli.arguments import List
-from jaxlstm.cli.wording import mean, say, scored
+from jaxlstm.cli.wording import mean, say, scored, tabulate
 from jaxlstm.errors import UserError
-from jaxlstm.progress import clock
+from jaxlstm.wording import duration
 
 
 def list_runs(command: List) -> int:
@@ -21,19 +20,7 @@ def list_runs(command: List) -> int:
     if not rows:
         say(f"no runs in '{command.folder}'")
         return 0
-    if not sys.stdout.isatty():
-        for row in rows:
-            say("\t".join(row))
-        return 0
-
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("run", "state", "best score", "age", "size", box=None)
-    table.columns[0].overflow = table.columns[1].overflow = "fold"  # a path is to be used
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    tabulate(("run", "state", "best score", "age", "size"), rows)
     return 0
 
 
@@ -49,7 +36,7 @@ def _row(folder: Path) -> tuple[str, str, str, str, str]:
         manifest = runs.read_manifest(folder)
         score = _score(manifest) if manifest.summary else _best(folder, manifest.aim)
         state = standing(folder, manifest)
-        age = clock(time.time() - datetime.fromisoformat(manifest.started).timestamp())
+        age = duration(time.time() - datetime.fromisoformat(manifest.started).timestamp())
     except UserError as error:
         return str(folder), "unreadable", str(error), "", sized(folder)
     except ValueError:

@@ -10,7 +10,7 @@ import msgspec
 
 from jaxlstm import runs
 from jaxlstm.cli.arguments import Sweep
-from jaxlstm.cli.wording import STATUS, complain, say, scored
+from jaxlstm.cli.wording import STATUS, complain, say, scored, tabulate
 from jaxlstm.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,19 +97,11 @@ def _tell(ranked: Sequence["sweeps.Ranked"]) -> None:
         for one in ranked
     ]
     metric = next((one.score.metric for one in ranked if one.score), "score")
+    heads = ("setting", metric, "runs")
     if not sys.stdout.isatty():
-        say(f"setting\t{metric}\truns")
-        for row in rows:
-            say("\t".join(row))
+        tabulate(heads, [heads, *rows])
         return
-
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("setting", metric, "runs", box=None)
-    for row in rows[:MOST_LINES]:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    tabulate(heads, rows[:MOST_LINES])
     if len(rows) > MOST_LINES:
         say(f"and {len(rows) - MOST_LINES} more, in the report")
 

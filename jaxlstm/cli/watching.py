@@ -14,7 +14,7 @@ from jaxlstm.cli.arguments import Watch
 from jaxlstm.cli.listing import standing
 from jaxlstm.cli.wording import lost, mean, say, scored
 from jaxlstm.errors import UserError
-from jaxlstm.progress import clock
+from jaxlstm.wording import duration
 
 DAY = 86_400
 Show = Callable[[runs.Manifest, list[dict[str, Any]]], None]
@@ -41,7 +41,7 @@ def watch(command: Watch) -> int:
             time.sleep(command.every)
     for score in manifest.summary:
         say(f"{score.metric}: {scored(score)}")
-    after = f" after {clock(manifest.seconds)}" if state != "dead" else ", its process is gone"
+    after = f" after {duration(manifest.seconds)}" if state != "dead" else ", its process is gone"
     reason = f": {manifest.reason}" if manifest.reason else ""
     say(f"{manifest.name}: {state}{after}{reason}")
     if state in ("dead", "interrupted") and manifest.kind == "training":

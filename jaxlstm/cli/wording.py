@@ -2,11 +2,14 @@
 
 import io
 import os
+import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxlstm import runs
+from jaxlstm.errors import one_line
 
 STATUS = {"interrupted": 130, "failed": 1}
 """The exit status of a run by its state; 0 for any other."""
@@ -81,7 +84,39 @@ def say(line: str) -> None:
 
 def complain(line: str) -> None:
     """Print what went wrong, on one line of stderr."""
-    sys.stderr.write(f"jaxlstm: {' '.join(line.split())}\n")
+    sys.stderr.write(f"jaxlstm: {one_line(line)}\n")
+
+
+def tabulate(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on a terminal, its rows alone, with tabs, elsewhere."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            say("\t".join(row))
+        return
+
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    # Nothing is cut off: a path or a setting is to be used.
+    table = Table(*(Column(head, overflow="fold") for head in heads), box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def ended(folder: Path, manifest: runs.Manifest, again: str = "") -> int:
+    """Say how a run ended, write its report, and give the exit status."""
+    from jaxlstm import report
+
+    for score in manifest.summary:
+        say(f"{score.metric}: {scored(score)}")
+    if manifest.state == "interrupted":
+        again = again or f"jaxlstm run --resume {shlex.quote(str(folder))}"
+        say(f"interrupted; go on with: {again}")
+    if manifest.state == "failed":
+        complain(f"{folder}: {manifest.reason}")
+    say(str(report.write(folder)))
+    return STATUS.get(manifest.state, 0)
 
 
 def mean(values: Any) -> float | None:

@@ -87,12 +87,12 @@ def _made(
         shared = ("shared", *path[2:]) if path[:1] == ("arms",) else path
         if shared in names:
             path = ("seeds",) if shared == ("shared", "seeds") else shared
-            return UserError(tables.one_line(f"--{refusal.dotted(path)}: {reason}"))
+            return UserError(f"--{refusal.dotted(path)}: {reason}")
         changed = any(path[: len(name)] == name[: len(path)] for name in names)
         table = f"{version}." if _holds(changes, path) else ""
         place = refusal.dotted(path)
         place = f"--{place}" if changed else f"{source}: {table}{place}"
-        return UserError(tables.one_line(f"{place}: {reason}"))
+        return UserError(f"{place}: {reason}")
 
     for path, number in refusal.not_finite(data):
         raise refuse(path, f"expected a finite number, got {number}")

@@ -73,7 +73,7 @@ def _refused(source: str, path: refusal.Path, reason: str) -> UserError:
         f"grid.{path[1]}{refusal.dotted(path[2:])}" if path[:1] == ("grid",) and path[1:] else ""
     )
     place = f"{source}: {inner or refusal.dotted(path)}" if path else source
-    return UserError(tables.one_line(f"{place}: {reason}"))
+    return UserError(f"{place}: {reason}")
 
 
 def _begin(data: dict[str, Any], source: str) -> None:
@@ -134,7 +134,7 @@ def _check(sweep: Sweep, source: str, typed: set[str], training: str) -> None:
         except msgspec.ValidationError as error:
             path, reason = refusal.refusal(error, data, Experiment)
             place = _place(sweep, f"{source}: {training}", typed, path)
-            raise UserError(tables.one_line(f"{place}: {reason}")) from None
+            raise UserError(f"{place}: {reason}") from None
         count += len(seed_list(made.seeds))
     if count > MOST:
         raise UserError(f"{source}: expected at most {MOST:,} runs, got {count:,}")

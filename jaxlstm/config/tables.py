@@ -18,13 +18,12 @@ WHOLE = ("kind", "cell")
 
 def read(path: Path) -> str:
     """Read the text of a config file."""
+    with storage.reading(f"{path}: cannot read this config file"):
+        content = storage.read(path, LARGEST_FILE)
     try:
-        return storage.read(path, LARGEST_FILE).decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, got a bad byte at {error.start}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot read this config file ({reason})") from None
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def parse(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         reason = "too many brackets" if isinstance(error, RecursionError) else error
-        raise UserError(f"{source}: expected TOML: {one_line(reason)}") from None
+        raise UserError(f"{source}: expected TOML: {reason}") from None
 
 
 def check_text(text: str, source: str) -> None:
@@ -64,7 +63,7 @@ def elsewhere(path: Any, place: str) -> dict[str, Any]:
     try:
         return parse(read(Path(path)), path)
     except UserError as error:
-        raise UserError(one_line(f"{place}: {error}")) from None
+        raise UserError(f"{place}: {error}") from None
 
 
 def merge(data: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -80,8 +79,3 @@ def merge(data: dict[str, Any], changes: dict[str, Any]) -> None:
 def says_kind(table: dict[str, Any]) -> bool:
     """Whether a table says what it is."""
     return any(key in table for key in WHOLE)
-
-
-def one_line(text: object) -> str:
-    """Put a text on one line."""
-    return " ".join(str(text).split())

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from jaxlstm.report.figures import Axis, HeatmapPanel, Panel, Series
 from jaxlstm.report.style import LIGHT
-from jaxlstm.report.wording import number, power
+from jaxlstm.wording import number, power
 
 Range = tuple[float, float]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxlstm import runs
 from jaxlstm.report.figures import Axis, Figure, Lines, Panel, Series
-from jaxlstm.report.wording import number
+from jaxlstm.wording import number
 
 SPLITS = ("train", "validation", "test")
 GRADIENTS = "gradients"  # the split of what was measured of gradients through time

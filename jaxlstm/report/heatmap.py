@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator
 from jaxlstm.report import axes
 from jaxlstm.report.figures import Axis, Heatmap, Ticks
 from jaxlstm.report.style import LIGHT, layout
-from jaxlstm.report.wording import number
+from jaxlstm.wording import number
 
 _MOST_WRITTEN = 60  # cells that carry their number
 _WIDE = 12  # cells side by side in a figure that leave room for three digits

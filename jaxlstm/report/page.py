@@ -13,7 +13,7 @@ from jaxlstm import runs
 from jaxlstm.errors import UserError
 from jaxlstm.report import curves, draw, figures, style
 from jaxlstm.report.inline import inline
-from jaxlstm.report.wording import duration, listed, number, typeset
+from jaxlstm.wording import duration, listed, number, typeset
 
 MOST_CARDS = 6  # scores that get a card each; more of them are counted, and stand in a table
 

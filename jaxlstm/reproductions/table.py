@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxlstm import config, runs
-from jaxlstm.report.wording import duration, number, typeset
+from jaxlstm.wording import duration, number, typeset
 
 HEAD = "| | paper | protocol | published | ours, with 95 % intervals | seeds | verdict | time |"
 

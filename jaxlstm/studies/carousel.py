@@ -1,14 +1,13 @@
 """The constant error carousel: the memory's own path, all paths, and what truncation leaves out."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -22,6 +21,7 @@ from jaxlstm.tasks import Task
 PROBES = 8
 CHRONO, TRUNCATED, WHOLE = "chrono", "1997, truncated", "1997, all paths"
 TENFOLD = math.log(10)
+STAGES = {"before": 0, "after": -1}
 
 
 def measure(
@@ -47,9 +47,7 @@ def measure(
                 model,
                 task,
                 keys,
-                optimizer=optax.chain(
-                    optax.clip_by_global_norm(1.0), optax.adam(spec.learning_rate)
-                ),
+                optimizer=trials.clipped_adam(spec.learning_rate),
                 updates=spec.updates,
                 batch_size=spec.batch_size,
                 stages=spec.stages,
@@ -64,7 +62,7 @@ def measure(
         folder,
         f"Adding over {spec.length} steps; paths are those of {PROBES} sequences. “Within” "
         "compares the mean over seeds, a bound must hold for every seed.",
-        _predictions(spec, cells, found),
+        list(_predictions(spec, cells, found)),
     )
 
 
@@ -135,106 +133,108 @@ def _named(bias: float) -> str:
     return f"forget bias {bias:g}"
 
 
-def _orders(found: dict[str, np.ndarray], stage: int) -> np.ndarray:
-    """Powers of ten by which all paths exceed the cell path over the whole sequence."""
-    return (found["all paths"][:, stage, -1] - found["cell path"][:, stage, -1]) / TENFOLD
-
-
 def _predictions(
     spec: config.Carousel, cells: Any, found: dict[str, dict[str, np.ndarray]]
-) -> list[Prediction]:
-    stages = {"before": 0, "after": -1}
-    listed = [
-        Prediction(
-            f"{name}, {when}: ln of the cell path less Σ ln f, the largest over units",
-            0.0,
-            found[name]["cell path"][:, stage, -1] - found[name]["forget gates"][:, stage],
-            tolerance=1e-3,
-        )
-        for name in cells
-        for when, stage in stages.items()
-    ]
-    listed += [
-        Prediction(
-            f"{_named(bias)}, before: mean ln f a step, ln σ(bias)",
-            math.log(laws.forget_factor(bias, 1)),
-            found[_named(bias)]["mean log f"][:, 0],
-            tolerance=0.05,
-        )
-        for bias in spec.forget_biases
-    ]
-    shut = _named(min(spec.forget_biases))
-    carried = found[shut]["cell path"][..., -1] / TENFOLD
-    listed += [
-        Prediction(
-            "chrono, before: unit mean of f^T at rest, E₂(1)",
-            laws.chrono_mean(),
-            found[CHRONO]["kept at rest"][:, 0],
-            tolerance=0.05,
-        ),
-        Prediction(
-            f"{shut}, before: powers of ten from cell path to all paths",
-            3.0,
-            _orders(found[shut], 0),
-            "at least",
-        ),
-        Prediction(
-            f"{shut}: powers of ten that training adds to the cell path",
-            3.0,
-            carried[:, -1] - carried[:, 0],
-            "at least",
-        ),
-        Prediction(
-            "chrono, before: powers of ten from cell path to all paths",
-            1.0,
-            _orders(found[CHRONO], 0),
-            "at most",
-        ),
-    ]
-    for when, stage in stages.items():
-        listed += [
-            Prediction(
-                f"{TRUNCATED}, {when}: largest entry of ∂c_T/∂c_0 − 1",
-                0.0,
-                found[TRUNCATED]["identity"][:, stage],
-            ),
-            Prediction(
-                f"{TRUNCATED}, {when}: gradient less the true one, recurrent weights set to 0",
-                0.0,
-                found[TRUNCATED]["unconnected"][:, stage],
-                tolerance=1e-6,
-            ),
-        ]
-    listed += [
-        Prediction(
-            f"{TRUNCATED}, before: cosine of truncated and true gradient, weights within ±0.1",
-            0.9,
-            found[TRUNCATED]["cosine"][:, 0],
-            "at least",
-        ),
-        Prediction(
-            f"{TRUNCATED}, after: the same cosine, learning stays where truncation is right",
-            0.8,
-            found[TRUNCATED]["cosine"][:, -1],
-            "at least",
-        ),
-        Prediction(
-            f"{WHOLE}: cosine after less before, learning uses what truncation leaves out",
-            0.0,
-            found[WHOLE]["cosine"][:, -1] - found[WHOLE]["cosine"][:, 0],
-            "at most",
-        ),
-    ]
-    listed += [
-        Prediction(
+) -> Iterator[Prediction]:
+    yield from _forget_gates(spec, cells, found)
+    yield from _paths_apart(spec, found)
+    yield from _truncated(found[TRUNCATED], found[WHOLE])
+    for name in (*cells, TRUNCATED, WHOLE):
+        yield Prediction(
             f"{name}: mean squared error, a tenth of that without memory",
             1 / 60,
             found[name]["mse"],
             "at most",
         )
-        for name in (*cells, TRUNCATED, WHOLE)
-    ]
-    return listed
+
+
+def _forget_gates(
+    spec: config.Carousel, cells: Any, found: dict[str, dict[str, np.ndarray]]
+) -> Iterator[Prediction]:
+    """The cell path is what the forget gates leave, which begin as their biases say."""
+    for name in cells:
+        for when, stage in STAGES.items():
+            yield Prediction(
+                f"{name}, {when}: ln of the cell path less Σ ln f, the largest over units",
+                0.0,
+                found[name]["cell path"][:, stage, -1] - found[name]["forget gates"][:, stage],
+                tolerance=1e-3,
+            )
+    for bias in spec.forget_biases:
+        yield Prediction(
+            f"{_named(bias)}, before: mean ln f a step, ln σ(bias)",
+            math.log(laws.forget_factor(bias, 1)),
+            found[_named(bias)]["mean log f"][:, 0],
+            tolerance=0.05,
+        )
+    yield Prediction(
+        "chrono, before: unit mean of f^T at rest, E₂(1)",
+        laws.chrono_mean(),
+        found[CHRONO]["kept at rest"][:, 0],
+        tolerance=0.05,
+    )
+
+
+def _paths_apart(
+    spec: config.Carousel, found: dict[str, dict[str, np.ndarray]]
+) -> Iterator[Prediction]:
+    """Gradients go around a gate that begins shut, and training opens it."""
+    shut = _named(min(spec.forget_biases))
+    carried = found[shut]["cell path"][..., -1] / TENFOLD
+    yield Prediction(
+        f"{shut}, before: powers of ten from cell path to all paths",
+        3.0,
+        _through(found[shut])[:, 0] / TENFOLD,
+        "at least",
+    )
+    yield Prediction(
+        f"{shut}: powers of ten that training adds to the cell path",
+        3.0,
+        carried[:, -1] - carried[:, 0],
+        "at least",
+    )
+    yield Prediction(
+        "chrono, before: powers of ten from cell path to all paths",
+        1.0,
+        _through(found[CHRONO])[:, 0] / TENFOLD,
+        "at most",
+    )
+
+
+def _truncated(
+    truncated: dict[str, np.ndarray], whole: dict[str, np.ndarray]
+) -> Iterator[Prediction]:
+    """The network of 1997: its carousel is exact, its gradient right where weights are small."""
+    for when, stage in STAGES.items():
+        yield Prediction(
+            f"{TRUNCATED}, {when}: largest entry of ∂c_T/∂c_0 − 1",
+            0.0,
+            truncated["identity"][:, stage],
+        )
+        yield Prediction(
+            f"{TRUNCATED}, {when}: gradient less the true one, recurrent weights set to 0",
+            0.0,
+            truncated["unconnected"][:, stage],
+            tolerance=1e-6,
+        )
+    yield Prediction(
+        f"{TRUNCATED}, before: cosine of truncated and true gradient, weights within ±0.1",
+        0.9,
+        truncated["cosine"][:, 0],
+        "at least",
+    )
+    yield Prediction(
+        f"{TRUNCATED}, after: the same cosine, learning stays where truncation is right",
+        0.8,
+        truncated["cosine"][:, -1],
+        "at least",
+    )
+    yield Prediction(
+        f"{WHOLE}: cosine after less before, learning uses what truncation leaves out",
+        0.0,
+        whole["cosine"][:, -1] - whole["cosine"][:, 0],
+        "at most",
+    )
 
 
 def _draw(
@@ -243,7 +243,7 @@ def _draw(
     panels = []
     for name in cells:
         series = []
-        for when, stage in (("before", 0), ("after", -1)):
+        for when, stage in STAGES.items():
             for path in ("cell path", "all paths"):
                 logs = found[name][path][:, stage]
                 series.append(findings.measured(f"{path}, {when}", np.arange(logs.shape[1]), logs))
@@ -283,4 +283,5 @@ def _draw(
 
 
 def _through(found: dict[str, np.ndarray]) -> np.ndarray:
+    """The logarithm of all paths over the cell path, of the whole sequence."""
     return found["all paths"][:, :, -1] - found["cell path"][:, :, -1]

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 import jaxlstm as jl
@@ -63,9 +62,13 @@ def measure(
 def _variant(spec: config.Gates, task: Task, options: Any, keys: Array) -> dict[str, Any]:
     cell = jl.lstm(input_size=task.input_size, hidden_size=spec.hidden_size, **options)
     model = trials.network(cell, task)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(spec.learning_rate))
     trial = trials.train(
-        model, task, keys, optimizer=optimizer, updates=spec.updates, batch_size=spec.batch_size
+        model,
+        task,
+        keys,
+        optimizer=trials.clipped_adam(spec.learning_rate),
+        updates=spec.updates,
+        batch_size=spec.batch_size,
     )
 
     def flow(params: Any, key: Array) -> Array:

@@ -7,16 +7,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 
-import jaxlstm as jl
 from jaxlstm import config, runs
 from jaxlstm.gradients import theory as laws
 from jaxlstm.studies import findings
 from jaxlstm.studies.findings import Prediction
-from jaxlstm.studies.networks import final_flow
+from jaxlstm.studies.networks import BURN_IN, random_logs
 
-BURN_IN, FIRST, LAST = 50, 5, 60
+FIRST, LAST = 5, 60
 BAND = 0.02
 KINDS: dict[str, Callable[[float], float]] = {
     "tanh": laws.tanh_exponent,
@@ -50,7 +48,7 @@ def measure(
             # Weights of its own: linear and ReLU networks with those of another gain, times a
             # number, would measure the same once more.
             own = [jax.random.fold_in(key, done) for key in keys]
-            found = _logs(kind, size, gain, spec.steps, own)
+            found = random_logs(size, gain, spec.steps, own, kind)
             rates[kind, size, gain] = findings.slope(found, FIRST, min(spec.steps, LAST))
             if kind == "tanh" and size == max(spec.sizes):
                 logs[gain] = found
@@ -63,19 +61,6 @@ def measure(
         "inputs. “Within” compares the mean over seeds.",
         _predictions(spec, gains, rates),
     )
-
-
-def _logs(kind: str, size: int, gain: float, steps: int, keys: Sequence[Array]) -> np.ndarray:
-    """Log gradient norms by lag, [seeds, steps], of networks with independent normal weights."""
-    cell = jl.rnn(
-        input_size=1,
-        hidden_size=size,
-        activation=kind,
-        recurrent_init=jl.initializers.ginibre(gain=gain),
-        param_dtype="float64",
-    )
-    flow = final_flow(cell, steps + BURN_IN, 0.0, 1.0)
-    return np.stack([flow(key).hidden for key in keys])[:, :steps]
 
 
 def crossing(gains: Sequence[float], rates: np.ndarray) -> np.ndarray:

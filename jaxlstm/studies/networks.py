@@ -5,10 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 import jaxlstm as jl
 from jaxlstm import config
+
+BURN_IN = 50
+"""Steps that a random network runs before its gradients are taken: from there on they are even."""
 
 
 def orthogonal_rnn(size: int, gain: float, activation: str) -> jl.Cell:
@@ -71,6 +75,21 @@ def final_flow(cell: jl.Cell, steps: int, noise: float, state: float) -> Callabl
         return jax.tree.map(lambda leaf: jnp.log(leaf[::-1]), norms)
 
     return measure
+
+
+def random_logs(
+    size: int, gain: float, steps: int, keys: Sequence[Array], activation: str = "tanh"
+) -> np.ndarray:
+    """Log gradient norms by lag, `[seeds, steps]`, of networks with independent normal weights."""
+    cell = jl.rnn(
+        input_size=1,
+        hidden_size=size,
+        activation=activation,
+        recurrent_init=jl.initializers.ginibre(gain=gain),
+        param_dtype="float64",
+    )
+    flow = final_flow(cell, steps + BURN_IN, 0.0, 1.0)
+    return np.stack([flow(key).hidden for key in keys])[:, :steps]
 
 
 def gate_products(cell: jl.Cell, params: Any, inputs: Array) -> Array:

@@ -1,5 +1,6 @@
 """Where an LSTM can be trained: a map of gain by forget bias, of the exponent and of the error."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from scipy import stats
 
@@ -17,6 +17,7 @@ from jaxlstm import config, runs, tasks
 from jaxlstm.gradients import theory as laws
 from jaxlstm.studies import findings, trials
 from jaxlstm.studies.findings import Prediction
+from jaxlstm.tasks import Task
 
 WARMUP = 50
 RELATIVE = 0.15
@@ -56,7 +57,7 @@ def measure(
             model,
             task,
             keys,
-            optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(spec.learning_rate)),
+            optimizer=trials.clipped_adam(spec.learning_rate),
             updates=spec.updates,
             batch_size=spec.batch_size,
             begin=begin,
@@ -65,27 +66,12 @@ def measure(
         error = trials.score(model, task, trial.last)["mse"]
         bar.update(1)
 
-        def exponent(params: Any, key: Array) -> Array:
-            batch = tasks.build(config.Adding(length=spec.driven_steps + WARMUP)).sample((), key, 1)
-            found = jl.gradients.lyapunov_spectrum(
-                cell, params.cell, batch.inputs[0], count=1, warmup=WARMUP, key=key
-            )
-            return found.exponents[0]
-
-        def radius(params: Any) -> Array:
-            """Spectral radius of dc'/dc at zero state and input."""
-            carry = cell.initial_carry(params.cell)
-
-            def step(memory: Array) -> Array:
-                hidden = jax.nn.sigmoid(0.0) * jnp.tanh(memory)
-                state = jl.LSTMCarry(hidden, memory)
-                return cell.step(params.cell, state, jnp.zeros(2))[0].cell
-
-            return jax.jacfwd(step)(carry.cell)
-
-        driven = np.asarray(jax.jit(jax.vmap(exponent))(trial.first, keys))
+        driving = tasks.build(config.Adding(length=spec.driven_steps + WARMUP))
+        exponents = jax.jit(jax.vmap(functools.partial(_exponent, cell, driving)))
+        driven = np.asarray(exponents(trial.first.cell, keys))
         bar.update(2)
-        jacobians = np.asarray(jax.jit(jax.vmap(radius))(trial.first), np.float64)
+        at_rest = jax.jit(jax.vmap(functools.partial(_jacobian, cell)))
+        jacobians = np.asarray(at_rest(trial.first.cell), np.float64)
         radii = np.abs(np.linalg.eigvals(jacobians)).max(axis=-1)
         bar.update(3)
     maps = {
@@ -99,6 +85,23 @@ def measure(
         "“Within” compares the mean over seeds, a bound must hold for every seed.",
         _predictions(spec, maps),
     )
+
+
+def _exponent(cell: jl.Cell, driving: Task, params: Any, key: Array) -> Array:
+    """The largest Lyapunov exponent, driven by the inputs of a task."""
+    inputs = driving.sample((), key, 1).inputs[0]
+    found = jl.gradients.lyapunov_spectrum(cell, params, inputs, count=1, warmup=WARMUP, key=key)
+    return found.exponents[0]
+
+
+def _jacobian(cell: jl.Cell, params: Any) -> Array:
+    """dc'/dc at zero state and input."""
+
+    def step(memory: Array) -> Array:
+        state = jl.LSTMCarry(jax.nn.sigmoid(0.0) * jnp.tanh(memory), memory)
+        return cell.step(params, state, jnp.zeros(2))[0].cell
+
+    return jax.jacfwd(step)(cell.initial_carry(params).cell)
 
 
 def _predictions(spec: config.PhaseDiagram, maps: dict[str, np.ndarray]) -> list[Prediction]:

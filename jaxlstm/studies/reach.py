@@ -142,72 +142,14 @@ def _sequences(spec: config.Reach, made: training.Training) -> Batch:
 def _look(
     spec: config.Reach, made: training.Training, first: list[Params], last: list[Params]
 ) -> dict[str, np.ndarray]:
-    task, network = made.task, made.network
-    cell, every = network.cell, _sequences(spec, made)
+    every = _sequences(spec, made)
     few = np.linspace(0, len(every.inputs) - 1, min(spec.sequences, len(every.inputs))).astype(int)
     some = jax.tree.map(lambda leaf: leaf[few], every)
-
-    def at_end(params: Params, batch: Batch) -> Callable[[Array], Array]:
-        """The loss of the last step of a batch, from the cell's outputs."""
-
-        def loss(outputs: Array) -> Array:
-            if not task.every_step:
-                return task.loss(network.readout(params, outputs), batch)[0]
-            return task.loss(network.readout(params, outputs[:, -1:]), _end(batch))[0]
-
-        return loss
-
-    def aligned(leaf: Array, length: Array) -> Array:
-        """By lag: the last valid step first, `[T, …]`; what lies before the beginning is zero."""
-        index = length - 1 - jnp.arange(len(leaf))
-        return jnp.where(
-            index.reshape(-1, *[1] * (leaf.ndim - 1)) >= 0, leaf[jnp.maximum(index, 0)], 0
-        )
-
-    def of_one(params: Params, one: Batch) -> dict[str, Array]:
-        batch = jax.tree.map(lambda leaf: leaf[None], one)
-        inputs, hold = network.encode(params, batch.inputs), network.masked_outputs
-        options = {"lengths": batch.lengths, "masked_outputs": hold}
-        loss = at_end(params, batch)
-        length = jnp.array(inputs.shape[1]) if one.lengths is None else one.lengths
-        norms = jl.gradients.flow(cell, params.cell, inputs, loss, **options).norms
-        memory = _memory(norms)[0]
-        taught = jl.gradients.weight_flow(cell, params.cell, inputs, loss, **options)
-        steps = jax.vmap(lambda step: ravel_pytree(step)[0])(taught.steps)
-        steps = aligned(steps, length)
-        given = lambda weights: loss(jl.unroll(cell, weights, inputs, **options).outputs)  # noqa: E731
-        whole = ravel_pytree(jax.grad(given)(params.cell))[0]
-        size = jnp.linalg.norm(whole)
-        contribution = jnp.linalg.norm(steps, axis=1)
-        missing = jnp.cumsum(steps[::-1], axis=0)[::-1] - steps
-        return {
-            # Each sequence counts alike, also one that the network is sure of.
-            "memory": aligned(memory, length) / jnp.max(memory),
-            "contribution": contribution / jnp.sum(contribution),
-            "truncation": jnp.linalg.norm(missing, axis=1) / size,
-            "sum": jnp.linalg.norm(jnp.sum(steps, axis=0) - whole) / size,
-            "valid": jnp.arange(len(steps)) < length,
-        }
-
-    def shown(params: Params, context: int) -> Array:
-        """The loss at the last step when the network begins so many steps before it."""
-        inputs, lengths, longest = every.inputs, every.lengths, every.inputs.shape[1]
-        if lengths is not None:
-            kept = jnp.minimum(lengths, context)
-            index = jnp.arange(longest)[None] + (lengths - kept)[:, None]
-            index = jnp.minimum(index, longest - 1).reshape(*index.shape, *[1] * (inputs.ndim - 2))
-            inputs, lengths = jnp.take_along_axis(inputs, index, axis=1), kept
-        else:
-            inputs = inputs[:, -context:]
-        encoded, hold = network.encode(params, inputs), network.masked_outputs
-        out = jl.unroll(cell, params.cell, encoded, lengths=lengths, masked_outputs=hold)
-        return at_end(params, every)(out.outputs)
-
-    found: dict[str, list[Any]] = {}
-    look = jax.jit(lambda params: lax.map(lambda one: of_one(params, one), some))
+    look = jax.jit(lambda params: lax.map(lambda one: _contributions(made, params, one), some))
     longest = every.inputs.shape[1]
     contexts = [*(c for c in sorted(spec.contexts) if c < longest), longest]
-    scored = [jax.jit(lambda params, c=c: shown(params, c)) for c in contexts]
+    scored = [jax.jit(lambda params, c=c: _shown(made, params, every, c)) for c in contexts]
+    found: dict[str, list[Any]] = {}
     for when, networks in (("before", first), ("after", last)):
         for params in networks:
             seen = {name: np.asarray(leaf, np.float64) for name, leaf in look(params).items()}
@@ -221,6 +163,69 @@ def _look(
             found.setdefault(f"loss {when}", []).append([float(f(params)) for f in scored])
     found["contexts"] = [contexts]
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
+
+
+def _contributions(made: training.Training, params: Params, one: Batch) -> dict[str, Array]:
+    """What the steps of one sequence have to do with the loss of its last, by lag."""
+    network, cell = made.network, made.network.cell
+    batch = jax.tree.map(lambda leaf: leaf[None], one)
+    inputs, hold = network.encode(params, batch.inputs), network.masked_outputs
+    options = {"lengths": batch.lengths, "masked_outputs": hold}
+    loss = _at_end(made, params, batch)
+    length = jnp.array(inputs.shape[1]) if one.lengths is None else one.lengths
+    norms = jl.gradients.flow(cell, params.cell, inputs, loss, **options).norms
+    memory = _memory(norms)[0]
+    taught = jl.gradients.weight_flow(cell, params.cell, inputs, loss, **options)
+    steps = jax.vmap(lambda step: ravel_pytree(step)[0])(taught.steps)
+    steps = _aligned(steps, length)
+    given = lambda weights: loss(jl.unroll(cell, weights, inputs, **options).outputs)  # noqa: E731
+    whole = ravel_pytree(jax.grad(given)(params.cell))[0]
+    size = jnp.linalg.norm(whole)
+    contribution = jnp.linalg.norm(steps, axis=1)
+    missing = jnp.cumsum(steps[::-1], axis=0)[::-1] - steps
+    return {
+        # Each sequence counts alike, also one that the network is sure of.
+        "memory": _aligned(memory, length) / jnp.max(memory),
+        "contribution": contribution / jnp.sum(contribution),
+        "truncation": jnp.linalg.norm(missing, axis=1) / size,
+        "sum": jnp.linalg.norm(jnp.sum(steps, axis=0) - whole) / size,
+        "valid": jnp.arange(len(steps)) < length,
+    }
+
+
+def _shown(made: training.Training, params: Params, every: Batch, context: int) -> Array:
+    """The loss at the last step when the network begins so many steps before it."""
+    network = made.network
+    inputs, lengths, longest = every.inputs, every.lengths, every.inputs.shape[1]
+    if lengths is not None:
+        kept = jnp.minimum(lengths, context)
+        index = jnp.arange(longest)[None] + (lengths - kept)[:, None]
+        index = jnp.minimum(index, longest - 1).reshape(*index.shape, *[1] * (inputs.ndim - 2))
+        inputs, lengths = jnp.take_along_axis(inputs, index, axis=1), kept
+    else:
+        inputs = inputs[:, -context:]
+    encoded, hold = network.encode(params, inputs), network.masked_outputs
+    out = jl.unroll(network.cell, params.cell, encoded, lengths=lengths, masked_outputs=hold)
+    return _at_end(made, params, every)(out.outputs)
+
+
+def _at_end(made: training.Training, params: Params, batch: Batch) -> Callable[[Array], Array]:
+    """The loss of the last step of a batch, from the cell's outputs."""
+    task, network = made.task, made.network
+
+    def loss(outputs: Array) -> Array:
+        if not task.every_step:
+            return task.loss(network.readout(params, outputs), batch)[0]
+        return task.loss(network.readout(params, outputs[:, -1:]), _end(batch))[0]
+
+    return loss
+
+
+def _aligned(leaf: Array, length: Array) -> Array:
+    """By lag: the last valid step first, `[T, …]`; what lies before the beginning is zero."""
+    index = length - 1 - jnp.arange(len(leaf))
+    before = index.reshape(-1, *[1] * (leaf.ndim - 1)) < 0
+    return jnp.where(before, 0, leaf[jnp.maximum(index, 0)])
 
 
 def _memory(carry: Carry) -> Array:

@@ -51,6 +51,11 @@ def network(cell: jl.Cell, task: Task) -> Model:
     return Model(cell, init, encode, task.every_step)
 
 
+def clipped_adam(rate: float) -> optax.GradientTransformation:
+    """Adam, the gradient clipped to a norm of 1 before it."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
 def train(
     model: Model,
     task: Task,

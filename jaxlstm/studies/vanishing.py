@@ -24,6 +24,7 @@ from jaxlstm.studies.networks import (
     lstms,
     named,
     orthogonal_rnn,
+    random_logs,
     sizes,
 )
 
@@ -117,16 +118,8 @@ def _rnn(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Predi
                 tolerance=1e-9,
             )
         )
-    burn_in = 50
     for gain in study.random_gains:
-        cell = jl.rnn(
-            input_size=1,
-            hidden_size=study.large_size,
-            recurrent_init=jl.initializers.ginibre(gain=gain),
-            param_dtype="float64",
-        )
-        flow = final_flow(cell, study.steps + burn_in, 0.0, 1.0)
-        logs = np.stack([flow(key).hidden for key in keys])[:, : study.steps]
+        logs = random_logs(study.large_size, gain, study.steps, keys)
         rate = laws.tanh_exponent(gain)
         random += [
             findings.measured(f"gain {gain:g}", lags, logs),
@@ -217,16 +210,7 @@ def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pre
     biases = named(study.forget_biases)
     panels, found = [], []
     for name, cell in lstms(study).items():
-
-        @jax.jit
-        def jacobians(key: Array, noise: float, cell: jl.Cell = cell) -> tuple[Array, ...]:
-            k_init, k_inputs = jax.random.split(key)
-            params = cell.init(k_init)
-            inputs = noise * jax.random.normal(k_inputs, (study.steps, *sizes(cell)))
-            carousel = jl.gradients.jacobian_norms(cell, params, inputs, path=("cell",), log=True)
-            whole = jl.gradients.jacobian_norms(cell, params, inputs, log=True)
-            return carousel[::-1], whole[::-1], gate_products(cell, params, inputs)[::-1]
-
+        jacobians = _jacobians(cell, study.steps)
         driven = [jacobians(key, 1.0) for key in keys]
         carousel, whole, products = (np.stack(part) for part in zip(*driven, strict=True))
         error = np.max(np.abs(np.expm1(carousel - products)), axis=1)
@@ -273,16 +257,35 @@ def _paths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Pre
         "over seeds.",
         panels,
     )
+    return [*found, _chrono(keys)]
+
+
+def _jacobians(cell: jl.Cell, steps: int) -> Callable[[Array, float], tuple[Array, ...]]:
+    """By lag: the log norms of the cell path and of the whole Jacobian, and log ∏ f."""
+
+    @jax.jit
+    def measure(key: Array, noise: float) -> tuple[Array, ...]:
+        k_init, k_inputs = jax.random.split(key)
+        params = cell.init(k_init)
+        inputs = noise * jax.random.normal(k_inputs, (steps, *sizes(cell)))
+        carousel = jl.gradients.jacobian_norms(cell, params, inputs, path=("cell",), log=True)
+        whole = jl.gradients.jacobian_norms(cell, params, inputs, log=True)
+        return carousel[::-1], whole[::-1], gate_products(cell, params, inputs)[::-1]
+
+    return measure
+
+
+def _chrono(keys: list[Array]) -> Prediction:
+    """What chrono initialisation lets units keep over its longest time."""
     size, t_max = 20_000, 1000
     bias = jl.initializers.chrono(t_max=t_max)
     kept = [
         float(jnp.mean(jax.nn.sigmoid(bias(key, (4 * size,), "float64")[size : 2 * size]) ** t_max))
         for key in keys
     ]
-    found.append(
-        Prediction("chrono: mean of f^t_max over units", laws.chrono_mean(), kept, tolerance=0.01)
+    return Prediction(
+        "chrono: mean of f^t_max over units", laws.chrono_mean(), kept, tolerance=0.01
     )
-    return found
 
 
 def _lengths(study: config.Vanishing, keys: list[Array], folder: Path) -> list[Prediction]:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from jaxlstm import config, locks, report, runs
-from jaxlstm.errors import UserError
+from jaxlstm.errors import UserError, one_line
 from jaxlstm.progress import Bar
 from jaxlstm.sweeps import figure, summary, tries
 from jaxlstm.sweeps.engines import Engine
@@ -180,7 +180,7 @@ class _Sitting:
         except UserError:
             raise
         except Exception as error:  # whatever an engine raises that is gone
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             raise UserError(f"the runs cannot be handed out any more ({reason})") from None
 
     def _note(self, name: str, future: Future[tries.Outcome]) -> None:
@@ -194,7 +194,7 @@ class _Sitting:
                 "the runs were lost by the scheduler; the same command goes on"
             ) from None
         except Exception as error:  # of a worker: a lost process, a full disk
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
         found = summary.standing(self._folder, name)
         if found.state != "finished" and ended == "failed":
             found = Standing(name, "failed", found.tries, reason or found.reason, found.manifest)

@@ -89,8 +89,7 @@ def cluster(address: str, folder: Path) -> Iterator[Engine]:
     try:
         client = distributed.Client(address, timeout=PATIENCE)
     except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--scheduler: no scheduler of Dask at '{address}' ({reason})") from None
+        raise UserError(f"--scheduler: no scheduler of Dask at '{address}' ({error})") from None
     with client:
         answers: Any = client.run(_seen, str(folder))
         for worker, found in answers.items():

@@ -1,14 +1,13 @@
 """One try of a run, in a process of its own that ends with whoever started it."""
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -46,11 +45,9 @@ class Slot:
 
     Args:
         cores: the cores that its runs compute on; all if empty.
-        environment: variables that its runs have besides.
     """
 
     cores: tuple[int, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,6 @@ def _run(
         process = subprocess.Popen(
             [*command, "--quiet"],
             cwd=job.home,
-            env=os.environ | slot.environment,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

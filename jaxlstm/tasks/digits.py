@@ -20,7 +20,6 @@ the classes one-hot. Solved: test accuracy above all three.
 
 import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,17 +182,13 @@ def idx(content: bytes, where: str) -> np.ndarray:
 def _read(folder: Path, file: str) -> np.ndarray:
     """Read one idx file, plain or gzipped."""
     tried = (file, f"{file}.gz", file.replace("-idx", ".idx"), f"{file.replace('-idx', '.idx')}.gz")
-    try:
+    with storage.reading(
+        f"task.path: expected a folder with {file} or {file}.gz, cannot read it in '{folder}'"
+    ):
         folder = folder.expanduser()
         there = next((name for name in tried if (folder / name).is_file()), file)
         content = storage.read(folder / there)
         content = storage.unzip(content) if there.endswith(".gz") else content
-    except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"task.path: expected a folder with {file} or {file}.gz, cannot read it in '{folder}' "
-            f"({reason})"
-        ) from error
     return idx(content, f"'{folder / there}'")
 
 

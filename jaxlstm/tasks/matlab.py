@@ -33,11 +33,8 @@ def lists(path: str, names: Sequence[str]) -> dict[str, list[np.ndarray]]:
     Raises:
         UserError: when the file cannot be read, is no MATLAB file, or has no such list.
     """
-    try:
+    with storage.reading(f"task.path: cannot read '{path}'"):
         content = storage.read(Path(path).expanduser())
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"task.path: cannot read '{path}' ({reason})") from error
     command = [sys.executable, "-P", str(READER), *names]
     try:
         done = subprocess.run(command, input=content, capture_output=True, timeout=SECONDS)

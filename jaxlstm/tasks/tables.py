@@ -88,6 +88,7 @@ def parse(
         (('degrees',), 'a', [20.0, nan, nan, 22.0])
     """
     lines, header = _lines(text, where)
+    _check_one_column(header, lines, where)
     at = {name: index for index, name in enumerate(header)}
     if columns is None:
         columns = [name for name in header if name not in (time, group)]
@@ -135,7 +136,10 @@ def parse(
                         f"series, got {row[at[time]]!r}; without task.time rows are steps"
                     )
         series.append(Series(name, values.reshape(len(rows), -1), times, times))
-    return Table(tuple(columns), _gridded(series, where) if time else series)
+    if time:
+        numbers = [[line for line, _ in rows] for _, rows in sorted(found.items())]
+        series = _gridded(series, numbers, where)
+    return Table(tuple(columns), series)
 
 
 def as_number(text: str) -> float:
@@ -217,13 +221,29 @@ def _lines(text: str, where: str) -> tuple[list[tuple[int, list[str]]], list[str
     return lines[1:], header
 
 
-def _number(field: str, column: str, where: str, line: int) -> float:
+def _check_one_column(header: list[str], lines: list[tuple[int, list[str]]], where: str) -> None:
+    """Refuse one column whose first row is several things: its separator is not read."""
+    line, fields = next(one for one in lines if any(map(str.strip, one[1])))
+    row = ",".join(fields).strip()
+    if len(header) == 1 and re.search(r"[|:,\s]", row) and math.isinf(_value(row)):
+        raise UserError(
+            f"{where}, line {line}: expected numbers in the one column {header[0][:40]!r}, or "
+            f"columns with ',', ';' or tabs between them, got {row[:40]!r}"
+        )
+
+
+def _value(field: str) -> float:
+    """The number that a field holds: NaN where it is missing, infinite where it is none."""
     if field.strip().lower() in MISSING:
         return math.nan
     try:
-        value = as_number(field)
+        return as_number(field)
     except ValueError:
-        value = math.inf
+        return math.inf
+
+
+def _number(field: str, column: str, where: str, line: int) -> float:
+    value = _value(field)
     if abs(value) > LARGEST:
         dated = math.isinf(value) and parse_time(field) is not None
         raise UserError(
@@ -244,23 +264,29 @@ def _time(field: str, where: str, line: int) -> float:
     return time
 
 
-def _gridded(series: list[Series], where: str) -> list[Series]:
-    """Put every series on a grid of the step that is the most frequent one over all of them."""
+def _gridded(series: list[Series], lines: list[list[int]], where: str) -> list[Series]:
+    """Put every series on a grid of the step that is the most frequent one over all of them.
+
+    `lines` are those of the rows, for messages.
+    """
     gaps = Counter(gap for one in series for gap in np.diff(one.times).tolist())
     if not gaps:
         return series
     most = max(gaps.values())
     step = min(gap for gap, count in gaps.items() if count == most)
     placed = []
-    for one in series:
+    for one, numbers in zip(series, lines, strict=True):
         exact = (one.times - one.times[0]) / step
         at = np.rint(exact).astype(int)
         off = np.abs(exact - at) > 1e-6 * (1 + np.abs(exact))
         if off.any() or at[-1] > LARGEST_SPREAD * len(at):
+            steps = np.diff(one.times)
+            wrong = int(off.argmax() - 1 if off.any() else steps.argmax())
             raise UserError(
-                f"task.time: expected times on a grid of {step:g}, the most frequent difference in "
-                f"{where}, got gaps of {max(gaps):g} and {min(gaps):g}; without task.time rows are "
-                "steps"
+                f"task.time: expected times on a grid of {step:.10g}, the most frequent difference "
+                f"in {where}, got one of {steps[wrong]:.10g} at line {numbers[wrong + 1]}; a step "
+                "is so many seconds where times are dates, as hours, days and weeks are, months "
+                "and years are not; without task.time rows are steps"
             )
         values = np.full((at[-1] + 1, one.values.shape[1]), math.nan)
         values[at] = one.values

@@ -181,12 +181,9 @@ def _texts(path: str | None) -> list[str]:
         return [files[f"aeon{name}"].decode() for name in wanted]
     found = []
     for file in FILES:
-        try:
+        with storage.reading(
+            f"task.path: expected a folder with {FILES[0]} and {FILES[1]}, cannot read '{file}' "
+            f"in '{path}'"
+        ):
             found.append(storage.read(Path(path).expanduser() / file).decode("utf-8-sig"))
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(
-                f"task.path: expected a folder with {FILES[0]} and {FILES[1]}, cannot read "
-                f"'{file}' in '{path}' ({reason})"
-            ) from error
     return found

@@ -25,7 +25,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxlstm import storage
-from jaxlstm.errors import UserError
+from jaxlstm.errors import UserError, one_line
 from jaxlstm.training import processes
 from jaxlstm.training.model import Params
 from jaxlstm.training.step import TrainState
@@ -240,7 +240,7 @@ def _reason(error: Exception) -> str:
     """What the system says of a failed write, through whatever wrapped it."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split())
+    text = one_line(error)
     causes = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EIO)
     return next((said for said in map(os.strerror, causes) if said in text), text[:200])
 

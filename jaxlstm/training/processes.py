@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxlstm.errors import UserError
+from jaxlstm.errors import UserError, one_line
 
 PATIENCE = 30
 """Seconds without a sign of life after which a process counts as dead."""
@@ -58,7 +58,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         )
     # What JAX and gRPC raise where there is nobody, or no cluster, has no common type.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise UserError(f"--distributed: cannot join the other processes ({reason})") from None
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import jaxlstm as jl
 from jaxlstm import config, runs
 from jaxlstm.errors import UserError
-from jaxlstm.progress import Bar, clock
+from jaxlstm.progress import Bar
 from jaxlstm.training import (
     checkpoints,
     faults,
@@ -33,6 +33,7 @@ from jaxlstm.training.looks import Looks
 from jaxlstm.training.prepare import Training
 from jaxlstm.training.records import Records
 from jaxlstm.training.step import TrainState
+from jaxlstm.wording import duration
 
 
 class Sitting:
@@ -280,7 +281,7 @@ class Sitting:
 
     def _end(self, state: runs.State, **changes: Any) -> runs.Manifest:
         seconds = self._seconds()
-        said = f"{self._training.experiment.name}: {state} after {clock(seconds)}"
+        said = f"{self._training.experiment.name}: {state} after {duration(seconds)}"
         if self._rates:
             # The median: what a dispatch takes that compiles first says nothing.
             rate = statistics.median(self._rates)
