@@ -1,5 +1,6 @@
 """Long short-term memory: Hochreiter & Schmidhuber (1997) with the forget gate of Gers (2000)."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -353,7 +354,7 @@ def lstmp(*, input_size: int, hidden_size: int, projection_size: int, **options:
         A `Cell` with `LSTMVariantParams` and `LSTMCarry(hidden [P], cell [H])`.
 
     Raises:
-        TypeError: when a size is no int.
+        TypeError: when a size is no int, or `lstm` has no such option.
         ValueError: as `lstm` does.
 
     Examples:
@@ -364,6 +365,9 @@ def lstmp(*, input_size: int, hidden_size: int, projection_size: int, **options:
         ((32, 10, 4), (32, 16))
     """
     check_size("projection_size", projection_size)
+    for name in options:
+        if name not in inspect.signature(lstm).parameters:
+            raise TypeError(f"`lstmp`: got an unexpected keyword argument {name!r}")
     return lstm(
         input_size=input_size,
         hidden_size=hidden_size,
