@@ -44,8 +44,9 @@ from jaxlstm.unroll.checks import (
     chunk_length,
 )
 from jaxlstm.unroll.devices import spread as spread
-from jaxlstm.unroll.engine import BACKENDS, Options, begin, run, without_invalid
-from jaxlstm.unroll.newton import JACOBIANS, Newton
+from jaxlstm.unroll.engine import BACKENDS, begin, run, without_invalid
+from jaxlstm.unroll.newton import JACOBIANS
+from jaxlstm.unroll.rows import Newton, Options
 
 
 @serialized

@@ -10,7 +10,6 @@ first on: there are never more than T. There are few where the network forgets, 
 where it is chaotic.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,22 +22,13 @@ from jaxlstm.cells.base import Carry, Cell, Params, shapes_of
 from jaxlstm.unroll.associative import prefixes
 from jaxlstm.unroll.checks import check_parallel
 from jaxlstm.unroll.fused import fused_steps
-from jaxlstm.unroll.scan import choose, entered
+from jaxlstm.unroll.rows import Laid, Newton, Options, Results
+from jaxlstm.unroll.scan import choose, entered, valid_alone
 
 JACOBIANS = ("full", "diagonal")
 LEAST_DAMPING = 1 / 16
 COLUMNS = 16
 """Columns of the Jacobians that are computed at once where only their diagonals are kept."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Newton:
-    """How to iterate; see `jaxlstm.newton`."""
-
-    jacobian: str = "full"
-    tolerance: float | None = None
-    max_iterations: int | None = None
-    report: bool = False
 
 
 class Report(NamedTuple):
@@ -56,8 +46,8 @@ class _Flags(NamedTuple):
 
 
 def newton_steps(
-    cell: Cell, options: Any, params: Params, laid: Any, *, settings: Newton
-) -> tuple[Any, Carry, Carry]:
+    cell: Cell, options: Options, params: Params, laid: Laid, *, settings: Newton
+) -> Results:
     """What `scan_steps` gives, within the tolerance; outputs with a `Report` where asked for.
 
     The tangents of a trajectory found with diagonal Jacobians take one step after the other, for a
@@ -74,8 +64,8 @@ def newton_steps(
 
 
 def _solved(
-    cell: Cell, options: Any, params: Params, laid: Any, *, settings: Newton
-) -> tuple[Any, Carry, Carry]:
+    cell: Cell, options: Options, params: Params, laid: Laid, *, settings: Newton
+) -> Results:
     """What `newton_steps` gives, differentiable by its own rule."""
     problem = _Problem(cell, laid.xs.ndim - 1 - len(cell.input_shape), settings)
     problem.check(laid.first)
@@ -278,13 +268,10 @@ class _Problem(NamedTuple):
         carry = self.carries(entry, initial)
         if flags.reset is not None:
             carry = choose(flags.reset, initial, carry)
-        if flags.valid is not None:
-            x = choose(flags.valid, x, jnp.zeros_like(x))
-        new, output = self.cell.step(params, carry, x)
+        new, output = self.cell.step(params, carry, valid_alone(flags.valid, x))
         if flags.valid is not None:
             new = choose(flags.valid, new, carry)
-            output = choose(flags.valid, output, jax.tree.map(jnp.zeros_like, output))
-        return self.vector(new), output
+        return self.vector(new), valid_alone(flags.valid, output)
 
     def _rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
         for _ in range(self.axes):
