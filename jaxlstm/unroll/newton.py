@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxlstm.cells import vectors
 from jaxlstm.cells.base import Carry, Cell, Params, shapes_of
 from jaxlstm.unroll.associative import prefixes
 from jaxlstm.unroll.checks import check_parallel
@@ -194,22 +195,16 @@ class _Problem(NamedTuple):
     def vector(self, carry: Carry) -> Array:
         """Make `[..., D]` of carries whose dimensions before those of the cell are kept."""
         leaves = jax.tree.leaves(carry)
-        widest = max((leaf.dtype for leaf in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
-        flat = [
-            leaf.reshape(*leaf.shape[: leaf.ndim - one.ndim], one.size).astype(widest)
-            for leaf, one in zip(leaves, jax.tree.leaves(self._like()), strict=True)
-        ]
-        return jnp.concatenate(flat, axis=-1)
+        leading = leaves[0].ndim - jax.tree.leaves(self._like())[0].ndim
+        widest = vectors.widest(leaf.dtype for leaf in leaves)
+        return vectors.side_by_side(leaves, leading, widest)[0]
 
     def carries(self, states: Array, like: Carry) -> Carry:
         """Make carries of `[..., D]`, with the types of `like`."""
         leaves, structure = jax.tree.flatten(like)
-        found, at = [], 0
-        for leaf, one in zip(leaves, jax.tree.leaves(self._like()), strict=True):
-            part = states[..., at : at + one.size]
-            found.append(part.reshape(*part.shape[:-1], *one.shape).astype(leaf.dtype))
-            at += one.size
-        return structure.unflatten(found)
+        shapes = [one.shape for one in jax.tree.leaves(self._like())]
+        layout = tuple(zip(shapes, [leaf.dtype for leaf in leaves], strict=True))
+        return structure.unflatten(vectors.apart(states, layout))
 
     def steps(
         self, states: Array, params: Params, xs: Array, initial: Carry, first: Carry, flags: _Flags
