@@ -70,6 +70,11 @@ MISTAKES = {
         TypeError,
         "`lstm`: got an unexpected keyword argument 'unit_forget_bias'",
     ),
+    "misspelt option of a projection": (
+        lambda: jl.lstmp(input_size=3, hidden_size=4, projection_size=2, peephole=True),
+        TypeError,
+        "`lstmp`: got an unexpected keyword argument 'peephole'",
+    ),
     "negative size": (
         lambda: lstm(hidden_size=-3),
         ValueError,
@@ -725,6 +730,16 @@ MISTAKES = {
         lambda: layer(return_sequence=True),
         TypeError,
         "...got an unexpected keyword argument 'return_sequence'",
+    ),
+    "misspelt lengths of both directions": (
+        lambda: jl.nn.Bidirectional(layer(), rngs=nnx.Rngs(1))(X, lenghts=[5, 3]),
+        TypeError,
+        "Bidirectional.__call__() got an unexpected keyword argument 'lenghts'...",
+    ),
+    "misspelt mask of layers": (
+        lambda: jl.nn.Stacked(layer())(X, masks=None),
+        TypeError,
+        "Stacked.__call__() got an unexpected keyword argument 'masks'...",
     ),
     "option as number": (
         lambda: layer(return_sequences=1),

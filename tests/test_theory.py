@@ -1,6 +1,7 @@
 """The closed forms against published values and against adaptive quadrature."""
 
 import math
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -75,6 +76,24 @@ def test_large_inputs_have_a_critical_gain_too(variance):
 )
 def test_closed_forms_at_their_ends(found, limit):
     assert found() == limit
+
+
+def _nearest(exact):
+    """The float nearest to a fraction, infinite where there is none, within its last place."""
+    try:
+        return pytest.approx(float(exact), rel=2**-52, abs=5e-324)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+
+
+@pytest.mark.parametrize("w", [2.0, -2.0, 1.1, 0.5, -0.3, 0.0])
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 1024, 1030, 5000])
+@pytest.mark.parametrize("x0", [0.0, 1.0, -1e-300, 1e300])
+def test_a_linear_unit_has_the_gradients_of_exact_arithmetic(w, steps, x0):
+    exact = Fraction(w) ** abs(steps - 1) * steps * Fraction(x0)
+    assert theory.weight_gradient(w, steps, x0) == _nearest(exact)
+    exact = Fraction(w) ** abs(steps - 2) * steps * (steps - 1) * Fraction(x0)
+    assert theory.weight_curvature(w, steps, x0) == _nearest(exact)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "linear"])

@@ -3,7 +3,6 @@
 from jaxlstm.cells import initializers as initializers
 from jaxlstm.cells.base import Cell as Cell
 from jaxlstm.cells.base import Noisy as Noisy
-from jaxlstm.cells.base import output_shape as output_shape
 from jaxlstm.cells.combine import Bidirectional as Bidirectional
 from jaxlstm.cells.combine import bidirectional as bidirectional
 from jaxlstm.cells.combine import residual as residual
@@ -46,5 +45,6 @@ from jaxlstm.cells.rnn import RNNParams as RNNParams
 from jaxlstm.cells.rnn import RNNVariantParams as RNNVariantParams
 from jaxlstm.cells.rnn import indrnn as indrnn
 from jaxlstm.cells.rnn import rnn as rnn
+from jaxlstm.cells.shapes import output_shape as output_shape
 from jaxlstm.cells.slstm import SLSTMCarry as SLSTMCarry
 from jaxlstm.cells.slstm import slstm as slstm

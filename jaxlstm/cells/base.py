@@ -1,9 +1,6 @@
 """What a recurrent cell is: three pure functions, and the parts that cells are made of."""
 
 import dataclasses
-import functools
-import itertools
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
-from jax.custom_derivatives import SymbolicZero
 
 from jaxlstm.cells.describe import Described as Described
 from jaxlstm.cells.describe import described as described
@@ -134,6 +130,24 @@ class Split(NamedTuple):
     extra: Callable[[Params], Any] = lambda params: ()
     after: Callable[[Params, tuple[Carry, Any]], tuple[Carry, Any]] | None = None
 
+    def net(self, params: Params, carry: Carry, x: Array) -> dict[str, Array]:
+        """What `merge` is given."""
+        return net_of(self.inputs(params, x), self.states(params, carry))
+
+    def finish(self, params: Params, carry: Carry, net: dict[str, Array]) -> tuple[Carry, Any]:
+        """What follows it: the next carry and the output."""
+        merged = self.merge(self.extra(params), carry, net)
+        return self.after(params, merged) if self.after else merged
+
+    def step(self, params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
+        """The `step` of a `Cell`."""
+        return self.finish(params, carry, self.net(params, carry, x))
+
+    def gated_step(self, params: Params, carry: Carry, x: Array, hidden: Any) -> tuple[Carry, Any]:
+        """The `gated_step` of a cell whose `states` take such a `hidden` in the carry."""
+        seen = carry._replace(hidden=hidden)
+        return self.finish(params, carry, self.net(params, seen, x))
+
 
 class Span(NamedTuple):
     """Some steps of a batch, time leading.
@@ -176,6 +190,15 @@ def silent(carry: Carry) -> Carry:
         carry,
         is_leaf=lambda node: isinstance(node, Noisy),
     )
+
+
+def ungated(gated_step: Callable[..., tuple[Carry, Any]]) -> Callable[..., tuple[Carry, Any]]:
+    """The step whose gates all see the last state as it is."""
+
+    def step(params: Params, carry: Any, x: Array) -> tuple[Carry, Any]:
+        return gated_step(params, carry, x, carry.hidden)
+
+    return step
 
 
 def shapes_of(cell: Cell) -> Params:
@@ -228,114 +251,3 @@ def wide_type(dtype: Any) -> Any:
 def like(new: Carry, carry: Carry) -> Carry:
     """A carry, or any pytree, in the types of the one before; keys have no other."""
     return jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), new, carry)
-
-
-def affine(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
-    """`x @ kernel + bias` for any leading batch shape, without rank promotion.
-
-    The factors are of type `dtype`, the result is in float32 at least.
-    """
-    product = multiplied(jnp.matmul, x.astype(dtype), kernel.astype(dtype))
-    if bias is None:
-        return product
-    return product + jnp.broadcast_to(bias.astype(product.dtype), product.shape)
-
-
-def multiplied(product: Callable[..., Array], x: Array, kernel: Array) -> Array:
-    """`product(x, kernel)`, bilinear, of two arrays of a type; in float32 where that is shorter.
-
-    A processor adds up what it multiplies in float32 in any case, so what is rounded before the
-    activations is rounded once too often; on a CPU it costs as much as the product.
-    """
-    if x.dtype.itemsize < 4:
-        return _in_single(product, x, kernel)
-    return product(x, kernel)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _in_single(product: Callable[..., Array], x: Array, kernel: Array) -> Array:
-    return product(x, kernel, preferred_element_type=jnp.float32)
-
-
-def _in_half(product: Callable[..., Array], primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """Tangents are products of the half type, and so are the cotangents in turn.
-
-    JAX by itself would multiply cotangents in float32 with kernels made as wide.
-    """
-    (x, kernel), (dx, dkernel) = primals, tangents
-    pairs = [(dx, kernel)] * _moves(dx) + [(x, dkernel)] * _moves(dkernel)
-    tangent = functools.reduce(jnp.add, itertools.starmap(product, pairs))
-    return _in_single(product, x, kernel), tangent.astype(jnp.float32)
-
-
-def _moves(tangent: Any) -> bool:
-    return not isinstance(tangent, SymbolicZero)
-
-
-_in_single.defjvp(_in_half, symbolic_zeros=True)
-
-
-def gated_affine(
-    hidden: Any, kernel: Array, gates: int, dtype: Any, bias: Array | None = None
-) -> Array:
-    """`hidden @ kernel + bias`; where `hidden` is a tuple, each gate's block sees its own."""
-    if not isinstance(hidden, tuple):
-        return affine(hidden, kernel, bias, dtype)
-    kernels = jnp.split(kernel, gates, axis=-1)
-    biases = [None] * gates if bias is None else jnp.split(bias, gates)
-    parts = zip(hidden, kernels, biases, strict=True)
-    return jnp.concatenate([affine(h, block, b, dtype) for h, block, b in parts], axis=-1)
-
-
-def output_shape(cell: Cell) -> tuple[int, ...]:
-    """Give the shape of one output of a cell, without batch and time.
-
-    Args:
-        cell: a cell whose `input_shape` has no `None`.
-
-    Returns:
-        The shape of `output` of an unbatched `cell.step`.
-
-    Raises:
-        ValueError: when the cell takes inputs of any size, or gives more than one array.
-
-    Examples:
-        >>> import jaxlstm as jl
-        >>> jl.output_shape(jl.lstm(input_size=8, hidden_size=4))
-        (4,)
-    """
-    check_cell("cell", cell)
-    if None in cell.input_shape:
-        raise ValueError(f"`cell` must have a known input shape, got {cell.input_shape}")
-
-    def outputs(key: Array) -> Any:
-        params = cell.init(key)
-        return _one_step(cell, params, blank_input(cell, params)[None]).outputs
-
-    found = jax.eval_shape(outputs, jax.random.key(0))
-    if not isinstance(found, jax.ShapeDtypeStruct):
-        raise ValueError(f"`cell` must give one array, as no `merge` 'none' does, got {cell!r}")
-    return found.shape[1:]
-
-
-def blank_input(cell: Cell, params: Params) -> Array:
-    """One input of zeros to a cell of known `input_shape`, in the type of its parameters."""
-    return jnp.zeros(cell.input_shape, type_of(params))  # type: ignore[arg-type]
-
-
-def type_of(params: Params) -> Any:
-    """The type of the first parameter, float32 where there is none."""
-    leaves = jax.tree.leaves(params)
-    return leaves[0].dtype if leaves else jnp.float32
-
-
-def _one_step(cell: Cell, params: Params, inputs: Array, **_: Any) -> Any:
-    """What `unroll` does with one unbatched input, for the shapes alone."""
-    if cell.whole and cell.run is not None:
-        outputs, carry, carries = cell.run(
-            _one_step, params, inputs, carry=None, key=None, reverse=False
-        )
-        return types.SimpleNamespace(outputs=outputs, carry=carry, carries=carries)
-    carry, output = cell.step(params, cell.initial_carry(params), inputs[0])
-    outputs = jax.tree.map(lambda y: y[None], output)
-    return types.SimpleNamespace(outputs=outputs, carry=carry, carries=None)

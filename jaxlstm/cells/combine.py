@@ -15,13 +15,13 @@ from jaxlstm.cells.base import (
     check_cell,
     check_choice,
     described,
-    output_shape,
     serialized,
     split_key,
     start,
     wide,
     wide_type,
 )
+from jaxlstm.cells.shapes import output_shape
 
 
 def check_chain(name: str, cells: Sequence[Cell]) -> None:

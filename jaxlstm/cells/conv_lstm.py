@@ -18,12 +18,12 @@ from jaxlstm.cells.base import (
     check_size,
     described,
     like,
-    multiplied,
     serialized,
     wide,
 )
 from jaxlstm.cells.convolution import Window, convolve
 from jaxlstm.cells.lstm import GATES, LSTMCarry
+from jaxlstm.cells.products import multiplied
 
 
 @serialized
@@ -185,7 +185,10 @@ def conv_lstm(
         parts = zip(hidden, kernels, strict=True)
         return jnp.concatenate([convolved(h.astype(compute), k) for h, k in parts], axis=-1)
 
-    def merge(peephole: Array | None, carry: LSTMCarry, z: Array) -> tuple[LSTMCarry, Array]:
+    def merge(
+        peephole: Array | None, carry: LSTMCarry, net: dict[str, Array]
+    ) -> tuple[LSTMCarry, Array]:
+        z = net["z"]
         kept = wide(carry.cell)
         memory = kept.dtype
         i, f, g, o = jnp.split(z, len(GATES), axis=-1)
@@ -204,26 +207,18 @@ def conv_lstm(
         new = like(LSTMCarry(hidden, cell), carry)
         return new, new.hidden
 
-    def gated_step(
-        params: ConvLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
-    ) -> tuple[LSTMCarry, Array]:
-        return merge(params.peephole, carry, inputs(params, x) + states(params, hidden))
-
-    def step(params: ConvLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
-        return gated_step(params, carry, x, carry.hidden)
-
     split = Split(
         inputs=lambda params, x: {"z": inputs(params, x)},
         states=lambda params, carry: {"z": states(params, carry.hidden)},
-        merge=lambda peephole, carry, net: merge(peephole, carry, net["z"]),
+        merge=merge,
         extra=lambda params: params.peephole,
     )
     return Cell(
         init,
         initial_carry,
-        step,
+        split.step,
         tuple(input_shape),
-        gated_step=gated_step,
+        gated_step=split.gated_step,
         gates=len(GATES),
         split=split,
     )

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
+
+from jaxlstm.cells.products import moves
 
 
 class Window(NamedTuple):
@@ -57,9 +58,9 @@ _convolved = jax.custom_jvp(_plain, nondiff_argnums=(0, 1))
 def _tangents(window: Window, wide: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
     parts = []
-    if not isinstance(dx, SymbolicZero):
+    if moves(dx):
         parts.append(_by_patches(window, wide, dx, kernel))
-    if not isinstance(dkernel, SymbolicZero):
+    if moves(dkernel):
         # The patches, as many times the image as the window has places, are never kept.
         by_patches = functools.partial(_by_patches, window, wide)
         parts.append(jax.checkpoint(by_patches, prevent_cse=False)(x, dkernel))

@@ -13,14 +13,13 @@ from jaxlstm.cells.activations import Activation, function_of
 from jaxlstm.cells.base import (
     Cell,
     Split,
-    affine,
     check_size,
     described,
-    gated_affine,
     like,
-    net_of,
     serialized,
+    ungated,
 )
+from jaxlstm.cells.products import affine, gated_affine
 
 GRU_GATES = ("r", "z", "n")
 """The order of the blocks of a GRU kernel: reset, update, candidate."""
@@ -112,19 +111,6 @@ def gru(
         kernel_init, recurrent_init, bias_init, param_dtype, dtype,
     )  # fmt: skip
 
-    def gated_step(
-        params: GRUParams, carry: GRUCarry, x: Array, hidden: Any
-    ) -> tuple[GRUCarry, Array]:
-        compute = dtype or params.kernel.dtype
-        if reset_after:
-            return merge((), carry, net_of(by_inputs(params, x), by_states(params, hidden)))
-        seen = hidden if isinstance(hidden, tuple) else (hidden,) * gates
-        x_r, x_z, x_n = jnp.split(inputs(params, x), gates, axis=-1)
-        u_r, u_z, u_n = jnp.split(params.recurrent_kernel, gates, axis=-1)
-        h_r, h_z = affine(seen[0], u_r, None, compute), affine(seen[1], u_z, None, compute)
-        reset = named(sigma(x_r + h_r), "r") * seen[2].astype(h_r.dtype)
-        return update(carry, phi(x_n + affine(reset, u_n, None, compute)), x_z + h_z)
-
     def inputs(params: GRUParams, x: Array) -> Array:
         return affine(x, params.kernel, params.bias, dtype or params.kernel.dtype)
 
@@ -151,16 +137,26 @@ def gru(
         new = like(GRUCarry(new), carry)
         return new, new.hidden
 
-    def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
-        return gated_step(params, carry, x, carry.hidden)
+    def reset_before(
+        params: GRUParams, carry: GRUCarry, x: Array, hidden: Any
+    ) -> tuple[GRUCarry, Array]:
+        """The gated step that multiplies what is left of the state."""
+        compute = dtype or params.kernel.dtype
+        seen = hidden if isinstance(hidden, tuple) else (hidden,) * gates
+        x_r, x_z, x_n = jnp.split(inputs(params, x), gates, axis=-1)
+        u_r, u_z, u_n = jnp.split(params.recurrent_kernel, gates, axis=-1)
+        h_r, h_z = affine(seen[0], u_r, None, compute), affine(seen[1], u_z, None, compute)
+        reset = named(sigma(x_r + h_r), "r") * seen[2].astype(h_r.dtype)
+        return update(carry, phi(x_n + affine(reset, u_n, None, compute)), x_z + h_z)
 
     split = None
     if reset_after:
         split = Split(by_inputs, lambda params, carry: by_states(params, carry.hidden), merge)
+    gated_step = split.gated_step if split else reset_before
     return Cell(
         init,
         initial_carry,
-        step,
+        ungated(gated_step),
         (input_size,),
         gated_step=gated_step,
         gates=gates,
@@ -237,10 +233,9 @@ def mgu(
         new = like(GRUCarry((1 - f) * carry.hidden.astype(f.dtype) + f * n), carry)
         return new, new.hidden
 
-    def step(params: GRUParams, carry: GRUCarry, x: Array) -> tuple[GRUCarry, Array]:
-        return gated_step(params, carry, x, carry.hidden)
-
-    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, gates=2)
+    return Cell(
+        init, initial_carry, ungated(gated_step), (input_size,), gated_step=gated_step, gates=2
+    )
 
 
 def _parts(

@@ -9,18 +9,9 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import (
-    Cell,
-    Split,
-    affine,
-    check_size,
-    described,
-    gated_affine,
-    like,
-    serialized,
-    wide,
-)
+from jaxlstm.cells.base import Cell, Split, check_size, described, like, serialized, wide
 from jaxlstm.cells.lstm import GATES, LSTMCarry
+from jaxlstm.cells.products import affine, gated_affine
 
 
 @serialized
@@ -151,14 +142,6 @@ def layer_norm_lstm(
         new = like(LSTMCarry(hidden, cell), carry)
         return new, new.hidden
 
-    def gated_step(
-        params: LayerNormLSTMParams, carry: LSTMCarry, x: Array, hidden: Any
-    ) -> tuple[LSTMCarry, Array]:
-        return merge(params, carry, {"x": inputs(params, x), "h": states(params, hidden)})
-
-    def step(params: LayerNormLSTMParams, carry: LSTMCarry, x: Array) -> tuple[LSTMCarry, Array]:
-        return gated_step(params, carry, x, carry.hidden)
-
     split = Split(
         inputs=lambda params, x: {"x": inputs(params, x)},
         states=lambda params, carry: {"h": states(params, carry.hidden)},
@@ -168,9 +151,9 @@ def layer_norm_lstm(
     return Cell(
         init,
         initial_carry,
-        step,
+        split.step,
         (input_size,),
-        gated_step=gated_step,
+        gated_step=split.gated_step,
         gates=len(GATES),
         split=split,
     )

@@ -1,5 +1,6 @@
 """Long short-term memory: Hochreiter & Schmidhuber (1997) with the forget gate of Gers (2000)."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,17 +11,8 @@ from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import Activation, function_of
-from jaxlstm.cells.base import (
-    Cell,
-    Split,
-    affine,
-    check_size,
-    described,
-    gated_affine,
-    like,
-    serialized,
-    wide,
-)
+from jaxlstm.cells.base import Cell, Split, check_size, described, like, serialized, wide
+from jaxlstm.cells.products import affine, gated_affine
 
 GATES: tuple[str, ...] = ("i", "f", "g", "o")
 """The order of the four blocks of every LSTM kernel and bias: input, forget, candidate, output."""
@@ -255,12 +247,7 @@ def lstm(
             return {}
         return {"gates": affine(carry.gates, params.gate_kernel, None, carry.gates.dtype)}
 
-    def gated_step(params: Any, carry: Any, x: Array, hidden: Array) -> tuple[Any, Array]:
-        z = inputs(params, x) + states(params, hidden)
-        merged = merge(params, carry, {"z": z} | last_gates(params, carry))
-        return after(params, merged) if projection_size else merged
-
-    def merge(params: Any, carry: Any, products: dict[str, Array]) -> tuple[Any, Array]:
+    def merge(peephole: Any, carry: Any, products: dict[str, Array]) -> tuple[Any, Array]:
         z = products["z"]
         compute = z.dtype
         net = dict(zip(blocks, jnp.split(z, len(blocks), axis=-1), strict=True))
@@ -271,7 +258,7 @@ def lstm(
         def look(gate: str, row: int, cell: Array) -> Array:
             if not peepholes:
                 return net[gate]
-            weight = jnp.broadcast_to(params.peephole[row].astype(compute), net[gate].shape)
+            weight = jnp.broadcast_to(peephole[row].astype(compute), net[gate].shape)
             return net[gate] + weight * cell.astype(compute)
 
         kept = wide(carry.cell)
@@ -306,33 +293,24 @@ def lstm(
         output = affine(output, params.projection, None, output.dtype).astype(output.dtype)
         return carry._replace(hidden=output), output
 
-    def step(params: Any, carry: Any, x: Array) -> tuple[Any, Array]:
-        return gated_step(params, carry, x, carry.hidden)
-
     split = Split(
         inputs=lambda params, x: {"z": inputs(params, x)},
         states=lambda params, carry: (
             {"z": states(params, carry.hidden)} | last_gates(params, carry)
         ),
-        merge=lambda extra, carry, net: merge(_Peephole(*extra), carry, net),
-        extra=lambda params: (params.peephole,) if peepholes else (),
+        merge=merge,
+        extra=lambda params: params.peephole if peepholes else None,
         after=after if projection_size else None,
     )
     return Cell(
         init,
         initial_carry,
-        step,
+        split.step,
         (input_size,),
-        gated_step=gated_step,
+        gated_step=split.gated_step,
         gates=len(blocks),
         split=split,
     )
-
-
-class _Peephole(NamedTuple):
-    """The parameters that act element by element."""
-
-    peephole: Array | None = None
 
 
 @described
@@ -353,7 +331,7 @@ def lstmp(*, input_size: int, hidden_size: int, projection_size: int, **options:
         A `Cell` with `LSTMVariantParams` and `LSTMCarry(hidden [P], cell [H])`.
 
     Raises:
-        TypeError: when a size is no int.
+        TypeError: when a size is no int, or `lstm` has no such option.
         ValueError: as `lstm` does.
 
     Examples:
@@ -364,6 +342,9 @@ def lstmp(*, input_size: int, hidden_size: int, projection_size: int, **options:
         ((32, 10, 4), (32, 16))
     """
     check_size("projection_size", projection_size)
+    for name in options:
+        if name not in inspect.signature(lstm).parameters:
+            raise TypeError(f"`lstmp`: got an unexpected keyword argument {name!r}")
     return lstm(
         input_size=input_size,
         hidden_size=hidden_size,

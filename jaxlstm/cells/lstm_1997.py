@@ -10,16 +10,8 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import (
-    Cell,
-    Split,
-    affine,
-    check_size,
-    described,
-    like,
-    serialized,
-    wide,
-)
+from jaxlstm.cells.base import Cell, Split, check_size, described, like, serialized, wide
+from jaxlstm.cells.products import affine
 
 
 @serialized
@@ -150,7 +142,10 @@ def lstm_1997(
             last = lax.stop_gradient(last)
         return affine(last, params.recurrent_kernel, None, dtype or params.kernel.dtype)
 
-    def merge(carry: LSTM1997Carry, z: Array) -> tuple[LSTM1997Carry, Array]:
+    def merge(
+        extra: Any, carry: LSTM1997Carry, net: dict[str, Array]
+    ) -> tuple[LSTM1997Carry, Array]:
+        z = net["z"]
         i, o = (
             named(jax.nn.sigmoid(part), name)
             for name, part in zip("io", jnp.split(z[..., : 2 * blocks], 2, axis=-1), strict=True)
@@ -163,15 +158,12 @@ def lstm_1997(
         new = like(LSTM1997Carry(hidden, cell, jnp.concatenate([i, o], axis=-1)), carry)
         return new, new.hidden
 
-    def step(params: LSTM1997Params, carry: LSTM1997Carry, x: Array) -> tuple[LSTM1997Carry, Array]:
-        return merge(carry, inputs(params, x) + states(params, carry))
-
     split = Split(
         inputs=lambda params, x: {"z": inputs(params, x)},
         states=lambda params, carry: {"z": states(params, carry)},
-        merge=lambda _, carry, net: merge(carry, net["z"]),
+        merge=merge,
     )
-    return Cell(init, initial_carry, step, (input_size,), split=split)
+    return Cell(init, initial_carry, split.step, (input_size,), split=split)
 
 
 def _per_block(name: str, bias: float | Sequence[float], blocks: int) -> list[float]:

@@ -9,7 +9,8 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import Cell, Split, affine, check_size, described, like, serialized
+from jaxlstm.cells.base import Cell, Split, check_size, described, like, serialized
+from jaxlstm.cells.products import affine
 
 
 @serialized
@@ -168,17 +169,14 @@ def _minimal(
     def linear(params: MinimalParams, x: Array) -> tuple[Array, Array]:
         return gates(*jnp.split(inputs(params, x), blocks, axis=-1))
 
-    def merge(carry: MinimalCarry, z: Array) -> tuple[MinimalCarry, Array]:
-        decay, written = gates(*jnp.split(z, blocks, axis=-1))
+    def merge(extra: Any, carry: MinimalCarry, net: dict[str, Array]) -> tuple[MinimalCarry, Array]:
+        decay, written = gates(*jnp.split(net["z"], blocks, axis=-1))
         new = like(MinimalCarry(decay * carry.hidden.astype(decay.dtype) + written), carry)
         return new, new.hidden
-
-    def step(params: MinimalParams, carry: MinimalCarry, x: Array) -> tuple[MinimalCarry, Array]:
-        return merge(carry, inputs(params, x))
 
     split = Split(
         inputs=lambda params, x: {"z": inputs(params, x)},
         states=lambda params, carry: {},
-        merge=lambda _, carry, net: merge(carry, net["z"]),
+        merge=merge,
     )
-    return Cell(init, initial_carry, step, (input_size,), linear=linear, split=split)
+    return Cell(init, initial_carry, split.step, (input_size,), linear=linear, split=split)

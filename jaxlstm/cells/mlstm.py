@@ -9,16 +9,8 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
-from jaxlstm.cells.base import (
-    Cell,
-    Span,
-    affine,
-    check_size,
-    described,
-    like,
-    serialized,
-    wide,
-)
+from jaxlstm.cells.base import Cell, Span, check_size, described, like, serialized, wide
+from jaxlstm.cells.products import affine
 from jaxlstm.cells.slstm import exponential_gates, log_forget_of
 
 NOTHING = -1e30

@@ -16,14 +16,13 @@ from jaxlstm.cells.base import (
     Cell,
     Noisy,
     Params,
-    blank_input,
     check_cell,
     described,
     shapes_of,
     start,
-    type_of,
     wide,
 )
+from jaxlstm.cells.shapes import blank_input, type_of
 
 
 @described

@@ -10,16 +10,8 @@ from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import Activation, function_of
-from jaxlstm.cells.base import (
-    Cell,
-    Split,
-    affine,
-    check_size,
-    described,
-    gated_affine,
-    like,
-    serialized,
-)
+from jaxlstm.cells.base import Cell, Split, check_size, described, like, serialized, ungated
+from jaxlstm.cells.products import affine, gated_affine
 
 
 @serialized
@@ -129,18 +121,14 @@ def rnn(
         new = like(RNNCarry(named(phi(net["z"]), "h")), carry)
         return new, new.hidden
 
-    def gated_step(params: Any, carry: RNNCarry, x: Array, hidden: Any) -> tuple[RNNCarry, Array]:
-        return merge((), carry, {"z": inputs(params, x) + states(params, hidden)})
-
-    def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
-        return gated_step(params, carry, x, carry.hidden)
-
     split = Split(
         inputs=lambda params, x: {"z": inputs(params, x)},
         states=lambda params, carry: {"z": states(params, carry.hidden)},
         merge=merge,
     )
-    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step, split=split)
+    return Cell(
+        init, initial_carry, split.step, (input_size,), gated_step=split.gated_step, split=split
+    )
 
 
 @described
@@ -215,7 +203,4 @@ def indrnn(
         new = like(RNNCarry(named(phi(z), "h")), carry)
         return new, new.hidden
 
-    def step(params: RNNParams, carry: RNNCarry, x: Array) -> tuple[RNNCarry, Array]:
-        return gated_step(params, carry, x, carry.hidden)
-
-    return Cell(init, initial_carry, step, (input_size,), gated_step=gated_step)
+    return Cell(init, initial_carry, ungated(gated_step), (input_size,), gated_step=gated_step)

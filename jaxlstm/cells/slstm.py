@@ -12,16 +12,15 @@ from jaxlstm.cells import initializers
 from jaxlstm.cells.base import (
     Cell,
     Split,
-    affine,
     check_choice,
     check_size,
     described,
-    gated_affine,
     like,
     serialized,
     wide,
 )
 from jaxlstm.cells.lstm import GATES, LSTMParams
+from jaxlstm.cells.products import affine, gated_affine
 
 
 @serialized
@@ -143,10 +142,10 @@ def slstm(
         compute = dtype or params.kernel.dtype
         return gated_affine(hidden, params.recurrent_kernel, len(GATES), compute)
 
-    def merge(carry: SLSTMCarry, z: Array) -> tuple[SLSTMCarry, Array]:
+    def merge(extra: Any, carry: SLSTMCarry, net: dict[str, Array]) -> tuple[SLSTMCarry, Array]:
         old, carry = carry, jax.tree.map(wide, carry)
         memory = carry.cell.dtype
-        i, f, g, o = jnp.split(z, len(GATES), axis=-1)
+        i, f, g, o = jnp.split(net["z"], len(GATES), axis=-1)
         i, g = i.astype(memory), named(jnp.tanh(g), "g").astype(memory)
         forget, empty = log_forget(f.astype(memory)), carry.normalizer == 0
         opened, kept, top = exponential_gates(forget, i, carry.stabilizer, empty)
@@ -157,25 +156,17 @@ def slstm(
         new = like(SLSTMCarry(shown, cell, normalizer, top), old)
         return new, new.hidden
 
-    def gated_step(
-        params: LSTMParams, carry: SLSTMCarry, x: Array, hidden: Any
-    ) -> tuple[SLSTMCarry, Array]:
-        return merge(carry, inputs(params, x) + states(params, hidden))
-
-    def step(params: LSTMParams, carry: SLSTMCarry, x: Array) -> tuple[SLSTMCarry, Array]:
-        return gated_step(params, carry, x, carry.hidden)
-
     split = Split(
         inputs=lambda params, x: {"z": inputs(params, x)},
         states=lambda params, carry: {"z": states(params, carry.hidden)},
-        merge=lambda _, carry, net: merge(carry, net["z"]),
+        merge=merge,
     )
     return Cell(
         init,
         initial_carry,
-        step,
+        split.step,
         (input_size,),
-        gated_step=gated_step,
+        gated_step=split.gated_step,
         gates=len(GATES),
         split=split,
     )

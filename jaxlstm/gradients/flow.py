@@ -7,13 +7,11 @@ to these zeros is the adjoint of the state as backpropagation through time defin
 """
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jaxlstm.cells.base import (
@@ -23,15 +21,12 @@ from jaxlstm.cells.base import (
     check_cell,
     check_choice,
     described,
-    wide_type,
 )
+from jaxlstm.cells.vectors import Layout, apart, numbers, real, side_by_side
 from jaxlstm.gradients.trace import is_inexact, step_with_probes
 from jaxlstm.unroll import Unrolled, unroll
 from jaxlstm.unroll.checks import check_array
 from jaxlstm.unroll.engine import without_invalid
-
-Layout = tuple[tuple[tuple[int, ...], Any], ...]
-"""The shape and the type of every part of a vector."""
 
 
 class Flow(NamedTuple):
@@ -144,7 +139,7 @@ def norm(array: Array, axes: tuple[int, ...]) -> Array:
     # Scaled, since squares of what has vanished below 1e-19 are zero in float32.
     largest = jnp.max(jnp.abs(array), axis=axes, keepdims=True, initial=0)
     unit = lax.stop_gradient(jnp.where((largest > 0) & (largest < jnp.inf), largest, 1))
-    scaled = _real(array[..., None]) / unit[..., None]
+    scaled = real(array[..., None]) / unit[..., None]
     return jnp.sqrt(jnp.sum(jnp.square(scaled), axis=(*axes, -1))) * jnp.squeeze(unit, axes)
 
 
@@ -167,50 +162,6 @@ def scalar(loss: Callable[[Any], Array], outputs: Any) -> Array:
 def check_backend(options: Mapping[str, Any]) -> None:
     """Refuse a backend of `unroll` that does not call the step of the cell it is given."""
     check_choice("backend", options.get("backend", "auto"), ("auto", "scan"))
-
-
-def side_by_side(parts: Sequence[Array], leading: int) -> tuple[Array, Layout]:
-    """Lay out what a step is given in one long vector, behind so many leading axes.
-
-    The vector's type is float32 at least, and float64 where a part is: no part is rounded. Complex
-    numbers are laid out as two real ones each.
-    """
-    flat = [_real(p.reshape(*p.shape[:leading], math.prod(p.shape[leading:]))) for p in parts]
-    types = [wide_type(part.dtype) for part in flat]
-    dtype = max(types, key=lambda dtype: (jnp.issubdtype(dtype, jnp.floating), dtype.itemsize))
-    vector = jnp.concatenate([part.astype(dtype) for part in flat], axis=-1)
-    return vector, tuple((p.shape[leading:], p.dtype) for p in parts)
-
-
-def numbers(shape: tuple[int, ...], dtype: Any) -> int:
-    """How many real numbers an array holds."""
-    return math.prod(shape) * (2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1)
-
-
-def _real(flat: Array) -> Array:
-    """A part in real numbers: of complex ones the real parts, then the imaginary ones."""
-    return jnp.concatenate([flat.real, flat.imag], axis=-1) if jnp.iscomplexobj(flat) else flat
-
-
-def _typed(flat: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Such a part as it was."""
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        flat = lax.complex(*jnp.split(flat, 2, axis=-1))
-    return flat.reshape(*flat.shape[:-1], *shape).astype(dtype)
-
-
-def apart(vector: Array, layout: Layout) -> list[Array]:
-    """Take one step's vector apart into what `side_by_side` was given, in its shapes and types."""
-    ends = np.cumsum(list(itertools.starmap(numbers, layout)))[:-1]
-    parts = zip(jnp.split(vector, ends, axis=-1), layout, strict=True)
-    return [_typed(part, *place) for part, place in parts]
-
-
-def flattened(carry: Carry) -> tuple[Array, Callable[[Array], Carry]]:
-    """One carry as one such vector, and what makes a carry of its types of one again."""
-    leaves, structure = jax.tree.flatten(carry)
-    vector, layout = side_by_side(list(map(jnp.asarray, leaves)), 0)
-    return vector, lambda vector: structure.unflatten(apart(vector, layout))
 
 
 def _visit(

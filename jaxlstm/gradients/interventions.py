@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell
-from jaxlstm.gradients.flow import flattened, flow
+from jaxlstm.cells.vectors import flattened
+from jaxlstm.gradients.flow import flow
 from jaxlstm.gradients.lyapunov import lyapunov_spectrum
 from jaxlstm.gradients.trace import step_apart
 from jaxlstm.gradients.walk import walk

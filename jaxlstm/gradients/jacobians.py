@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_choice
 from jaxlstm.cells.trees import name_of
-from jaxlstm.gradients.flow import flattened, numbers
+from jaxlstm.cells.vectors import flattened, numbers
 from jaxlstm.gradients.trace import step_with_sites
 from jaxlstm.gradients.walk import walk
 

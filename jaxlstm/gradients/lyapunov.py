@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size
-from jaxlstm.gradients.flow import flattened
+from jaxlstm.cells.vectors import flattened
 from jaxlstm.gradients.trace import check_state, check_steps
 from jaxlstm.unroll.checks import check_array
 

@@ -3,6 +3,8 @@
 All functions take and give plain numbers and need no device.
 """
 
+import decimal
+import functools
 import math
 from collections.abc import Callable
 
@@ -41,7 +43,7 @@ def weight_gradient(w: float, steps: int, x0: float = 1.0) -> float:
     """
     _check_not_negative(steps=steps)
     # Where the exponent would be negative, the factor before it is zero.
-    return steps * _power(w, abs(steps - 1)) * x0
+    return _power(w, abs(steps - 1), steps, x0)
 
 
 def weight_curvature(w: float, steps: int, x0: float = 1.0) -> float:
@@ -60,7 +62,7 @@ def weight_curvature(w: float, steps: int, x0: float = 1.0) -> float:
         90.0
     """
     _check_not_negative(steps=steps)
-    return steps * (steps - 1) * _power(w, abs(steps - 2)) * x0
+    return _power(w, abs(steps - 2), steps, steps - 1, x0)
 
 
 def jacobian_bound(spectral_norm: float, steps: int, activation: str = "tanh") -> float:
@@ -415,12 +417,13 @@ def _mean(function: Callable[[np.ndarray], np.ndarray]) -> float:
     return float(np.sum(_WEIGHTS * function(_Z)))
 
 
-def _power(base: float, exponent: int) -> float:
-    """`base ** exponent`, infinite where that is too large for a float."""
-    try:
-        return (1.0 * base) ** exponent
-    except OverflowError:
-        return math.copysign(math.inf, base) if exponent % 2 else math.inf
+def _power(base: float, exponent: int, *factors: float) -> float:
+    """`base ** exponent` times the factors, infinite where that is too large for a float."""
+    # The power alone may be too large, or too small, where the product is neither.
+    context = decimal.Context(prec=40, Emin=decimal.MIN_EMIN, Emax=decimal.MAX_EMAX, traps=[])
+    exact = [decimal.Decimal(float(number)) for number in (base, exponent, *factors)]
+    power = context.power(*exact[:2]) if exponent else decimal.Decimal(1)
+    return float(functools.reduce(context.multiply, exact[2:], power))
 
 
 def _sigmoid(x: float) -> float:

@@ -9,15 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, described
-from jaxlstm.gradients.flow import (
-    Layout,
-    apart,
-    check_backend,
-    norm,
-    numbers,
-    scalar,
-    side_by_side,
-)
+from jaxlstm.cells.vectors import Layout, apart, numbers, side_by_side
+from jaxlstm.gradients.flow import check_backend, norm, scalar
 from jaxlstm.unroll import Unrolled, unroll
 from jaxlstm.unroll.checks import check_array
 from jaxlstm.unroll.engine import without_invalid

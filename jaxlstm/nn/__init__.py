@@ -19,6 +19,6 @@ from jaxlstm.nn.layers import GRU as GRU
 from jaxlstm.nn.layers import LSTM as LSTM
 from jaxlstm.nn.layers import SimpleRNN as SimpleRNN
 from jaxlstm.nn.rnn import RNN as RNN
-from jaxlstm.nn.rnn import RNNState as RNNState
+from jaxlstm.nn.travel import RNNState as RNNState
 from jaxlstm.nn.wrappers import Bidirectional as Bidirectional
 from jaxlstm.nn.wrappers import Stacked as Stacked

@@ -4,16 +4,14 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax import Array, lax
+from jax import Array
 
 from jaxlstm.cells import Cell
-from jaxlstm.cells.base import Carry, Params, check_cell, check_choice, check_size, shapes_of, start
-from jaxlstm.cells.noise import with_noise, without_noise
-from jaxlstm.cells.trees import check_tree, layout, name_of
-from jaxlstm.unroll import unroll as run
-from jaxlstm.unroll.checks import check_array, check_bool, check_inputs, chunk_length
+from jaxlstm.cells.base import Params, check_cell, check_choice, check_size, shapes_of
+from jaxlstm.cells.trees import check_tree, name_of
+from jaxlstm.nn.travel import draw_key, plain_arrays, travel
+from jaxlstm.unroll.checks import check_bool, chunk_length
 from jaxlstm.unroll.engine import BACKENDS
 
 
@@ -31,10 +29,6 @@ class Options(TypedDict, total=False):
     unroll: int | None
     backend: str
     metadata: Mapping[str, Mapping[str, Any]]
-
-
-class RNNState(nnx.Variable):
-    """A part of the carry that a stateful layer goes on from."""
 
 
 class RNN(nnx.Module):
@@ -191,9 +185,10 @@ class RNN(nnx.Module):
         Raises:
             TypeError, ValueError: when an argument does not fit; the message names it.
         """
-        return self._travel(
+        return travel(
+            self,
             inputs,
-            zero_masked=self.zero_output_for_mask,
+            self.zero_output_for_mask,
             mask=mask,
             lengths=lengths,
             resets=resets,
@@ -202,99 +197,9 @@ class RNN(nnx.Module):
             rngs=rngs,
         )
 
-    def _travel(
-        self,
-        inputs: Array,
-        *,
-        zero_masked: bool,
-        mask: Array | None = None,
-        lengths: Array | None = None,
-        resets: Array | None = None,
-        initial_state: Any = None,
-        key: Array | None = None,
-        rngs: nnx.Rngs | nnx.RngStream | None = None,
-    ) -> Any:
-        """The call, with `zero_masked` in the place of the layer's own `zero_output_for_mask`."""
-        params, inputs = self.params, check_array("inputs", inputs)
-        batch_shape, _ = check_inputs(self.cell, inputs, self.time_major)
-        axis = self._time_axis(inputs.ndim)
-        key = None if self.deterministic else _key(key, rngs)
-        # The last valid output is the one held to the end, whatever the sequences show.
-        ragged = mask is not None or lengths is not None
-        hold = ragged and not (zero_masked and self.return_sequences)
-        outputs, carry, _ = run(
-            self.cell,
-            params,
-            inputs,
-            carry=self._first(initial_state, batch_shape, key),
-            lengths=lengths,
-            mask=mask,
-            resets=resets,
-            reverse=self.go_backwards,
-            time_major=self.time_major,
-            masked_outputs="hold" if hold else "zero",
-            truncate=self.truncate,
-            remat=self.remat,
-            unroll=self.unroll,
-            backend=self.backend,
-            key=key,
-        )
-        carry = without_noise(carry)
-        if self.stateful:
-            self._keep(carry)
-        if self.go_backwards:
-            outputs = jax.tree.map(lambda leaf: jnp.flip(leaf, axis), outputs)
-        if not self.return_sequences:
-            outputs = jax.tree.map(lambda leaf: _last(leaf, axis), outputs)
-        if not self.return_state:
-            return outputs
-        return (outputs, *carry) if isinstance(carry, tuple) else (outputs, carry)
-
-    def _time_axis(self, ndim: int) -> int:
-        """Which axis of inputs with so many dimensions is time."""
-        return 0 if self.time_major else ndim - 1 - len(self.cell.input_shape)
-
     def reset_state(self) -> None:
         """Let a stateful layer begin anew with the next call, with any batch shape."""
         self.state = nnx.data(None)
-
-    def _first(self, state: Any, batch_shape: tuple[int, ...], key: Array | None) -> Carry | None:
-        """The carry to begin with, noise and all; None for that of the cell."""
-        if state is None and self.state is None:
-            return None
-        initial = start(self.cell, self.params, batch_shape, key)
-        plain = without_noise(initial)
-        if state is None:
-            state = plain_arrays(self.state)
-            if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, plain):
-                raise ValueError(
-                    f"`inputs` must have the batch shape of the state that is carried, "
-                    f"{layout(state)}, got {list(batch_shape)}: call `reset_state` first"
-                )
-        # By name: JAX takes the parts of a dict in the order of its keys.
-        if isinstance(state, Mapping) and set(state) == set(getattr(plain, "_fields", ())):
-            state = plain._replace(**state)
-        leaves, structure = jax.tree.leaves(state), jax.tree.structure(plain)
-        other = isinstance(state, Mapping) and jax.tree.structure(state) != structure
-        if len(leaves) != structure.num_leaves or other:
-            raise ValueError(f"`initial_state` must be {layout(plain)}, got {layout(state)}")
-        carry = jax.tree.unflatten(structure, leaves)
-        check_tree("initial_state", carry, plain)
-        return with_noise(carry, initial)
-
-    def _keep(self, carry: Carry) -> None:
-        """Keep the carry for the next call."""
-        if self.state is None:
-            self.state = nnx.data(jax.tree.map(RNNState, carry))
-            return
-        kept = jax.tree.leaves(self.state, is_leaf=lambda x: isinstance(x, RNNState))
-        for variable, value in zip(kept, jax.tree.leaves(carry), strict=True):
-            variable[...] = value
-
-
-def plain_arrays(tree: Any) -> Any:
-    """A pytree of variables as a pytree of their arrays."""
-    return jax.tree.map(lambda v: v[...], tree, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
 def fresh(layer: RNN, rngs: nnx.Rngs) -> RNN:
@@ -320,13 +225,6 @@ def check_rngs(rngs: Any) -> nnx.Rngs:
     return rngs
 
 
-def draw_key(rngs: nnx.Rngs, stream: str) -> Array:
-    """The next key of a stream, or of the one named `default`."""
-    if stream not in rngs and "default" not in rngs:
-        raise ValueError(f"`rngs` must have a stream `{stream}` or `default`, got {list(rngs)}")
-    return rngs[stream]()
-
-
 def _variables(params: Params, metadata: Mapping[str, Mapping[str, Any]]) -> Any:
     """An `nnx.Param` for every array, with the metadata of its name."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
@@ -339,20 +237,3 @@ def _variables(params: Params, metadata: Mapping[str, Mapping[str, Any]]) -> Any
         for name, (_, leaf) in zip(names, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, variables)
-
-
-def _key(key: Array | None, rngs: Any) -> Array | None:
-    if rngs is None:
-        return key
-    if key is not None:
-        raise ValueError("`key` and `rngs` both bring randomness: give one of them")
-    if not isinstance(rngs, nnx.Rngs | nnx.RngStream):
-        raise TypeError(f"`rngs` must be a flax.nnx.Rngs or RngStream, got {rngs!r}")
-    return draw_key(rngs, "dropout") if isinstance(rngs, nnx.Rngs) else rngs()
-
-
-def _last(outputs: Array, axis: int) -> Array:
-    """The last of the outputs; of no outputs, zeros."""
-    if outputs.shape[axis] == 0:
-        return outputs.sum(axis)
-    return lax.index_in_dim(outputs, -1, axis, keepdims=False)

@@ -11,6 +11,7 @@ from jax import Array
 from jaxlstm.cells.base import Cell
 from jaxlstm.cells.combine import MERGES, bidirectional, check_chain, check_directions
 from jaxlstm.nn.rnn import RNN, check_rngs, count_states, fresh
+from jaxlstm.nn.travel import time_axis, travel
 
 MERGE_MODES = {None if name == "none" else name: merge for name, merge in MERGES.items()}
 
@@ -89,20 +90,24 @@ class Bidirectional(nnx.Module):
         self,
         inputs: Array,
         *,
+        mask: Array | None = None,
+        lengths: Array | None = None,
+        resets: Array | None = None,
         initial_state: Any = None,
         key: Array | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-        **ragged: Any,
     ) -> Any:
         """Run both directions over `inputs`.
 
         Args:
             inputs: `[*batch, T, *input_shape]`, or time-major; floating point.
+            mask: `[*batch, T]` bool, true where a step is valid.
+            lengths: `[*batch]` int, the number of valid steps of each sequence.
+            resets: `[*batch, T]` bool, true where a new sequence begins.
             initial_state: the states to begin with, those of the forward layer before those of the
                 backward layer, as `return_state` gives them; zeros if None.
             key: randomness for layers that drop out.
             rngs: draws the key, from its stream `dropout`.
-            **ragged: `mask`, `lengths` and `resets`, as for `RNN`.
 
         Returns:
             The merged outputs, or with `return_state` a tuple of them and the parts of both
@@ -112,17 +117,18 @@ class Bidirectional(nnx.Module):
             TypeError, ValueError: when an argument does not fit; the message names it.
         """
         layers = (self.forward_layer, self.backward_layer)
+        ragged = {"mask": mask, "lengths": lengths, "resets": resets}
         keys = (None, None) if key is None else jax.random.split(key)
         states = _split("initial_state", initial_state, layers)
         found = [
-            layer._travel(inputs, zero_masked=True, initial_state=state, key=k, rngs=rngs, **ragged)
+            travel(layer, inputs, True, initial_state=state, key=k, rngs=rngs, **ragged)
             for layer, state, k in zip(layers, states, keys, strict=True)
         ]
         (ahead, *ahead_state), (back, *back_state) = (
             each if self.return_state else (each,) for each in found
         )
         if self.return_sequences:
-            axis = self.forward_layer._time_axis(jnp.ndim(inputs))
+            axis = time_axis(self.forward_layer, jnp.ndim(inputs))
             back = jax.tree.map(lambda leaf: jnp.flip(leaf, axis), back)
         merged = MERGE_MODES[self.merge_mode](ahead, back)
         if not self.return_state:
@@ -187,19 +193,23 @@ class Stacked(nnx.Module):
         self,
         inputs: Array,
         *,
+        mask: Array | None = None,
+        lengths: Array | None = None,
+        resets: Array | None = None,
         initial_state: Any = None,
         key: Array | None = None,
         rngs: nnx.Rngs | nnx.RngStream | None = None,
-        **ragged: Any,
     ) -> Any:
         """Run the layers over `inputs`.
 
         Args:
             inputs: what the first layer takes.
+            mask: `[*batch, T]` bool, true where a step is valid, for every layer.
+            lengths: `[*batch]` int, the number of valid steps of each sequence, likewise.
+            resets: `[*batch, T]` bool, true where a new sequence begins, likewise.
             initial_state: the states to begin with, one entry for each layer; zeros if None.
             key: randomness for layers that drop out.
             rngs: draws the key, from its stream `dropout`.
-            **ragged: `mask`, `lengths` and `resets`, as for `RNN`, for every layer.
 
         Returns:
             What the last layer returns. If any layer has `return_state`, a tuple of its outputs and
@@ -209,6 +219,7 @@ class Stacked(nnx.Module):
             TypeError, ValueError: when an argument does not fit; the message names it.
         """
         count = len(self.layers)
+        ragged: Any = {"mask": mask, "lengths": lengths, "resets": resets}
         keys = [None] * count if key is None else list(jax.random.split(key, count))
         given = [None] * count if initial_state is None else initial_state
         if not isinstance(given, Sequence):

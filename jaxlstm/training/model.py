@@ -11,7 +11,7 @@ from jax import Array
 
 import jaxlstm as jl
 from jaxlstm import config
-from jaxlstm.cells.base import affine
+from jaxlstm.cells.products import affine
 from jaxlstm.training import blocks
 
 # A one-hot product has a matrix product for its gradient, an indexed read a scatter, which is slow

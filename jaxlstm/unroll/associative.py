@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Params, wide_type
+from jaxlstm.cells.base import Cell, Params, wide_type
 from jaxlstm.unroll.checks import check_parallel
-from jaxlstm.unroll.scan import choose, entered
+from jaxlstm.unroll.rows import Laid, Options, Results
+from jaxlstm.unroll.scan import choose, entered, valid_alone
 
 
-def associative_steps(
-    cell: Cell, options: Any, params: Params, laid: Any
-) -> tuple[Any, Carry, Carry]:
+def associative_steps(cell: Cell, options: Options, params: Params, laid: Laid) -> Results:
     """What `scan_steps` gives, from prefix products: h_t = A_t ⊙ h_0 + B_t.
 
     Two steps h ↦ a ⊙ h + b compose to one of the same form, (a₁, b₁) then (a₂, b₂) being
@@ -26,13 +25,11 @@ def associative_steps(
     if cell.linear is None:
         raise ValueError(f"`backend` 'associative' needs a cell linear in its state, got {cell!r}")
     check_parallel(options)
-    xs, valid, first = laid.xs, laid.valid, jax.tree.leaves(entered(laid, options.reverse))[0]
-    if valid is not None:
-        xs = choose(valid, xs, jnp.zeros_like(xs))
-    decay, written = cell.linear(params, xs)
+    valid, first = laid.valid, jax.tree.leaves(entered(laid, options.reverse))[0]
+    decay, written = cell.linear(params, valid_alone(valid, laid.xs))
     if valid is not None:
         decay = choose(valid, decay, jnp.ones_like(decay))
-        written = choose(valid, written, jnp.zeros_like(written))
+        written = valid_alone(valid, written)
     dtype = wide_type(first.dtype)
     decay, written, entry = (a.astype(dtype) for a in (decay, written, first))
     entry = jnp.broadcast_to(entry, decay.shape)
@@ -45,8 +42,8 @@ def associative_steps(
 
     decay, written = prefixes(decay, written, laid.reset, reverse=options.reverse)
     states = (decay * entry + written).astype(first.dtype)
-    outputs = states if valid is None else choose(valid, states, jnp.zeros_like(states))
-    last = first if not xs.shape[0] else states[0 if options.reverse else -1]
+    outputs = valid_alone(valid, states)
+    last = first if not len(states) else states[0 if options.reverse else -1]
     wrap = jax.tree.structure(laid.first).unflatten
     return outputs, wrap([last]), wrap([states]) if options.return_carries else None
 

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxlstm.cells.base import Carry, Cell, Params, check_choice, check_size
 from jaxlstm.cells.given import leading
 from jaxlstm.cells.trees import check_tree, layout, measured
+from jaxlstm.unroll.rows import Options
 
 REMAT_CHUNK = 64
 
@@ -36,15 +37,20 @@ def check_open(name: str, value: Any, length: int) -> None:
         raise ValueError(f"`{name}` divides the steps, which are open, {length}: got {value!r}")
 
 
-def check_parallel(options: Any) -> None:
+def sequential(options: Options) -> list[str]:
+    """Name the options given that only make sense one step after the other."""
+    given = {
+        "truncate": options.truncate,
+        "remat": options.chunk,
+        "masked_outputs": options.hold,
+    }
+    return [name for name, value in given.items() if value]
+
+
+def check_parallel(options: Options) -> None:
     """Refuse the options that only make sense one step after the other."""
-    for name, value, plain in (
-        ("truncate", options.truncate, None),
-        ("remat", options.chunk, None),
-        ("masked_outputs", options.hold, False),
-    ):
-        if value != plain:
-            raise ValueError(f"`{name}` has no parallel form: use `backend` 'scan' for it")
+    for name in sequential(options):
+        raise ValueError(f"`{name}` has no parallel form: use `backend` 'scan' for it")
 
 
 def check_bool(name: str, flag: Any) -> None:

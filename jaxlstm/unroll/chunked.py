@@ -9,15 +9,15 @@ from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Params, Span, like
 from jaxlstm.unroll.checks import check_parallel
-from jaxlstm.unroll.rows import batch_of
-from jaxlstm.unroll.scan import choose, entered, scan_steps, summed
+from jaxlstm.unroll.rows import Laid, Options, Results, batch_of
+from jaxlstm.unroll.scan import entered, scan_steps, summed, valid_alone
 
 CHUNK = 32
 """Steps done at once: each looks at all of them before it. On a CPU 16 to 64 were about as fast
 with heads of 32 to 128 rows, 128 up to twice as slow."""
 
 
-def chunked_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+def chunked_steps(cell: Cell, options: Options, params: Params, laid: Laid) -> Results:
     """What `scan_steps` gives, from products between the steps of a chunk; only its entry is kept.
 
     The memory of a step is a sum of what was written in the steps before, so what is read of it is
@@ -40,7 +40,7 @@ def chunked_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[
     missing, valid = -length % chunk, laid.valid
     if missing and valid is None:
         valid = jnp.ones((length, *batch_shape), bool)
-    xs = laid.xs if laid.valid is None else choose(laid.valid, laid.xs, jnp.zeros_like(laid.xs))
+    xs = valid_alone(laid.valid, laid.xs)
 
     def cut(a: Array) -> Array:
         """In chunks in the direction of travel, the last filled up."""
@@ -58,6 +58,4 @@ def chunked_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[
     last, outputs = lax.scan(run, entered(laid, options.reverse), spans)
     outputs = outputs.reshape(length + missing, *outputs.shape[2:])[:length]
     outputs = outputs[::-1] if options.reverse else outputs
-    if laid.valid is not None:
-        outputs = choose(laid.valid, outputs, jnp.zeros_like(outputs))
-    return outputs, last, None
+    return valid_alone(laid.valid, outputs), last, None

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxlstm.cells.base import Carry, Cell, Params
+from jaxlstm.cells.base import Cell, Params
 from jaxlstm.cells.lstm import LSTMCarry
+from jaxlstm.unroll.checks import sequential
+from jaxlstm.unroll.rows import Laid, Options, Results
 
 PLAIN = {
     "activation": ("tanh",),
@@ -26,7 +28,7 @@ PLAIN = {
 """What cuDNN computes, of the options of `lstm`."""
 
 
-def cudnn_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+def cudnn_steps(cell: Cell, options: Options, params: Params, laid: Laid) -> Results:
     """What `scan_steps` gives; gradients of first order in reverse mode alone, and no `vmap`.
 
     Raises:
@@ -95,7 +97,7 @@ def _packed(params: Any, size: int) -> Array:
     return jnp.concatenate([part.reshape(-1) for part in parts])
 
 
-def _check(cell: Cell, options: Any, params: Params, laid: Any) -> None:
+def _check(cell: Cell, options: Options, params: Params, laid: Laid) -> None:
     """Name the first thing that cuDNN does not do."""
 
     def refuse(name: str, why: str) -> None:
@@ -108,16 +110,13 @@ def _check(cell: Cell, options: Any, params: Params, laid: Any) -> None:
         for name, value in known.arguments:
             if name in PLAIN and value not in PLAIN[name]:
                 refuse(name, f"must be {PLAIN[name][0]!r}, got {value!r}")
-    for name, value, plain in (
-        ("truncate", options.truncate, None),
-        ("remat", options.chunk, None),
-        ("masked_outputs", options.hold, False),
-        ("return_carries", options.return_carries, False),
-        ("resets", laid.reset is not None, False),
-        ("mask", laid.valid is not None and laid.lengths is None, False),
-    ):
-        if value != plain:
-            refuse(name, "is given")
+    more = {
+        "return_carries": options.return_carries,
+        "resets": laid.reset is not None,
+        "mask": laid.valid is not None and laid.lengths is None,
+    }
+    for name in (*sequential(options), *(name for name, given in more.items() if given)):
+        refuse(name, "is given")
     for leaf in jax.tree.leaves((laid.xs, laid.first, params)):
         if leaf.dtype != jnp.float32:
             refuse("dtype", f"must be float32 throughout, got {leaf.dtype}")

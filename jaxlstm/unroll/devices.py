@@ -16,16 +16,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_size
+from jaxlstm.cells.base import Cell, Params, check_size
+from jaxlstm.cells.products import moves
 from jaxlstm.cells.trees import bytes_of
 from jaxlstm.unroll.rows import (
     PLACES,
     RESULTS,
     Engine,
     Laid,
+    Options,
+    Results,
+    Work,
     all_have,
     along,
     batch_of,
@@ -144,9 +147,7 @@ def ask_for_devices(count: int | None = None) -> None:
             jax.config.update("jax_num_cpu_devices", count)
 
 
-def run_spread(
-    engine: Engine, cell: Cell, options: Any, params: Params, laid: Any
-) -> tuple[Any, Carry, Carry]:
+def run_spread(engine: Engine, cell: Cell, options: Options, params: Params, laid: Laid) -> Results:
     """Run a backend on the shares of a batch where the mesh of the context says so."""
     mesh = jax.sharding.get_abstract_mesh()
     batch_shape = batch_of(cell, laid.xs)
@@ -163,10 +164,10 @@ def run_spread(
     share = -(-rows // count)
     uneven = rows % count
 
-    def together(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
+    def together(params: Params, laid: Laid) -> Results:
         return work(params, _met(laid, count) if on_cpu else laid)
 
-    def some(params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+    def some(params: Params, laid: Laid) -> Results:
         """Take a share of what each device has; where there is nothing left, do nothing."""
         begin = jax.lax.axis_index(AXIS) * share
         rows_of = functools.partial(
@@ -187,7 +188,7 @@ def run_spread(
         check_vma=False,
     )
 
-    def divided(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
+    def divided(params: Params, laid: Laid) -> Results:
         results = spread_out(params, laid)
         if uneven:
             take = functools.partial(jax.lax.slice_in_dim, start_index=0, limit_index=rows)
@@ -200,7 +201,7 @@ def run_spread(
     return divided(params, laid)
 
 
-def _by_all(work: Engine, by_one: Engine) -> Engine:
+def _by_all(work: Work, by_one: Work) -> Work:
     """What all devices compute alike; where it is differentiated, one does and tells the others.
 
     Forward a row takes a device as long as it takes all of them, side by side, and nothing is to be
@@ -208,15 +209,15 @@ def _by_all(work: Engine, by_one: Engine) -> Engine:
     """
 
     @jax.custom_jvp
-    def run(params: Params, laid: Laid) -> tuple[Any, Carry, Carry]:
+    def run(params: Params, laid: Laid) -> Results:
         return mapped_first(work(params, laid))
 
     def derived(primals: Any, tangents: Any) -> Any:
         leaves, structure = jax.tree.flatten(primals)
         slopes = structure.flatten_up_to(tangents)
-        moving = [at for at, slope in enumerate(slopes) if not isinstance(slope, SymbolicZero)]
+        moving = [at for at, slope in enumerate(slopes) if moves(slope)]
 
-        def of(*moved: Array) -> tuple[Any, Carry, Carry]:
+        def of(*moved: Array) -> Results:
             given = dict(enumerate(leaves)) | dict(zip(moving, moved, strict=True))
             return by_one(*structure.unflatten(given.values()))
 

@@ -1,6 +1,5 @@
 """Lay a batch of sequences out for a backend, and its results back as the inputs were."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,25 +10,25 @@ from jax import Array
 from jaxlstm.cells.base import Carry, Cell, Params, shapes_of, start
 from jaxlstm.cells.trees import check_tree
 from jaxlstm.unroll.associative import associative_steps
-from jaxlstm.unroll.checks import check_carry, check_step
+from jaxlstm.unroll.checks import check_carry, check_step, sequential
 from jaxlstm.unroll.chunked import chunked_steps
 from jaxlstm.unroll.cudnn import cudnn_steps
 from jaxlstm.unroll.devices import run_spread
 from jaxlstm.unroll.explicit import on_automatic_axes
 from jaxlstm.unroll.fused import fused_steps, worth_keeping
-from jaxlstm.unroll.newton import Newton, newton_steps
-from jaxlstm.unroll.rows import Engine, Laid, batch_of
-from jaxlstm.unroll.scan import choose, scan_steps, varying_like
+from jaxlstm.unroll.newton import newton_steps
+from jaxlstm.unroll.rows import Engine, Laid, Newton, Options, Results, batch_of
+from jaxlstm.unroll.scan import scan_steps, valid_alone, varying_like
 
 
-def auto_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+def auto_steps(cell: Cell, options: Options, params: Params, laid: Laid) -> Results:
     """Many steps at once or the fused backend, where cell and options allow it, or the scan.
 
     The scan too where `jax.export` leaves a size open, by which chunks are chosen.
     """
     closed = all(isinstance(size, int) for size in laid.xs.shape)
-    one_by_one = options.truncate or options.hold or options.return_carries
-    if cell.many is not None and options.chunk is None and closed and not one_by_one:
+    many = cell.many is not None and not sequential(options) and not options.return_carries
+    if many and closed:
         return chunked_steps(cell, options, params, laid)
     if cell.split is None or options.chunk is not None or not closed:
         return scan_steps(cell, options, params, laid)
@@ -47,25 +46,6 @@ ENGINES: dict[str, Engine] = {
     "quasi-newton": functools.partial(newton_steps, settings=Newton("diagonal")),
 }
 BACKENDS = tuple(ENGINES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of `unroll` that are fixed when it is compiled.
-
-    With `most` the fused backend makes larger products of a step, by multiplications, in parts.
-    """
-
-    reverse: bool
-    time_axis: int
-    hold: bool
-    return_carries: bool
-    include_initial: bool
-    truncate: int | None
-    chunk: int | None
-    unroll: int | None
-    backend: str | Newton
-    most: int | None = None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -183,7 +163,7 @@ def without_invalid(
         valid = (last >= 0) & (last < len(xs))
         last = last.reshape(*last.shape, *(1,) * (xs.ndim - last.ndim))
         xs = jnp.take_along_axis(xs, last, axis=0, mode="clip")
-    return jnp.moveaxis(choose(valid, xs, jnp.zeros_like(xs)), 0, time_axis)
+    return jnp.moveaxis(valid_alone(valid, xs), 0, time_axis)
 
 
 def _valid(lengths: Array | None, mask: Array | None, length: int, time_axis: int) -> Array | None:

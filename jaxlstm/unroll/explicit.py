@@ -14,9 +14,10 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from jaxlstm.cells.base import Cell
+from jaxlstm.unroll.rows import Options
 
 
-def on_automatic_axes(run: Callable[..., Any], cell: Cell, options: Any, *given: Any) -> Any:
+def on_automatic_axes(run: Callable[..., Any], cell: Cell, options: Options, *given: Any) -> Any:
     """What `run(cell, options, *given)` gives, wherever arrays lie on explicit axes.
 
     Args:

@@ -20,13 +20,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
 
-from jaxlstm.cells.base import Carry, Cell, Params, like, net_of
+from jaxlstm.cells.base import Carry, Cell, Params, Split, like, net_of
+from jaxlstm.cells.products import moves
 from jaxlstm.cells.trees import bytes_of
 from jaxlstm.unroll.folding import folded
-from jaxlstm.unroll.rows import Engine, batch_of, lone, mapped_first
-from jaxlstm.unroll.scan import Steps, choose, scan_over, scan_steps, summed, varying_like
+from jaxlstm.unroll.rows import Engine, Laid, Options, Results, batch_of, lone, mapped_first
+from jaxlstm.unroll.scan import (
+    Step,
+    Steps,
+    choose,
+    scan_over,
+    scan_steps,
+    summed,
+    valid_alone,
+    varying_like,
+)
 
 ROWS, SHORT, LONG = 320, 10, 100
 """Rows of the products of a chunk, and the bounds of its steps: few enough that what they share
@@ -51,7 +60,7 @@ longer to compile.
 """
 
 
-def scan_in_parts(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+def scan_in_parts(cell: Cell, options: Options, params: Params, laid: Laid) -> Results:
     """What `scan_steps` gives, large products of a step in parts where the options ask for it."""
     rows = math.prod(batch_of(cell, laid.xs))
     large = rows * sum(a.size for a in jax.tree.leaves(params))
@@ -64,12 +73,12 @@ def scan_in_parts(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[
 
 def fused_steps(
     cell: Cell,
-    options: Any,
+    options: Options,
     params: Params,
-    laid: Any,
+    laid: Laid,
     keep: bool = False,
     forward: Engine = scan_in_parts,
-) -> tuple[Any, Carry, Carry]:
+) -> Results:
     """What `forward` gives, with another backward pass.
 
     Args:
@@ -84,8 +93,7 @@ def fused_steps(
     Raises:
         ValueError: when the step of the cell has no parts, or with `remat`.
     """
-    if cell.split is None:
-        raise ValueError(f"`backend` 'fused' needs a cell whose step is split, got {cell!r}")
+    _split(cell)
     if options.chunk is not None:
         raise ValueError("`remat` must be 'none' for `backend` 'fused', which keeps carries alone")
     laid, again = lone(cell, laid)
@@ -93,14 +101,14 @@ def fused_steps(
     return again(_run(forward, cell, options, keep, False, params, laid)[0])
 
 
-def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
+def worth_keeping(cell: Cell, params: Params, laid: Laid) -> bool:
     """Whether to keep what `merge` is given is faster than to compute it again.
 
     Each of its numbers costs a few bytes of memory and a product with as many weights as there are
     inputs and units. Up to 16 MB it stays in memory that a process has already; beyond, fresh pages
     cost more than the product where it is short.
     """
-    shapes = _shapes(cell.split, params, laid)
+    shapes = _shapes(_split(cell), params, laid)
     size = len(laid.xs) * bytes_of(shapes)
     numbers = sum(a.shape[-1] for a in shapes.values())
     weights = sum(a.size for a in jax.tree.leaves(params)) / numbers
@@ -109,17 +117,22 @@ def worth_keeping(cell: Cell, params: Params, laid: Any) -> bool:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3, 4))
 def _run(
-    forward: Engine, cell: Cell, options: Any, keep: bool, tell: bool, params: Params, laid: Any
-) -> tuple[tuple[Any, Carry, Carry], dict[str, Array] | None]:
+    forward: Engine,
+    cell: Cell,
+    options: Options,
+    keep: bool,
+    tell: bool,
+    params: Params,
+    laid: Laid,
+) -> tuple[Results, dict[str, Array] | None]:
     """What `forward` gives, and what `merge` was given at every step if it is to tell."""
     if not tell:
         return mapped_first((forward(cell, options, params, laid), None))
-    split: Any = cell.split
+    split = _split(cell)
 
     def step(params: Params, carry: Carry, x: Array) -> tuple[Carry, Any]:
-        net = _net(split, params, x, carry)
-        merged = split.merge(split.extra(params), carry, net)
-        new, output = split.after(params, merged) if split.after else merged
+        net = split.net(params, carry, x)
+        new, output = split.finish(params, carry, net)
         return new, (output, net)
 
     telling = dataclasses.replace(cell, step=step)
@@ -128,19 +141,25 @@ def _run(
 
 
 def _tangents(
-    forward: Engine, cell: Cell, options: Any, keep: bool, tell: bool, primals: Any, tangents: Any
+    forward: Engine,
+    cell: Cell,
+    options: Options,
+    keep: bool,
+    tell: bool,
+    primals: Any,
+    tangents: Any,
 ) -> tuple[Any, Any]:
-    split: Any = cell.split
+    split = _split(cell)
     (params, laid), (dparams, dlaid) = primals, tangents
     most = options.most and LARGER * options.most
     wide = dataclasses.replace(options, return_carries=True, most=most)
     (outputs, final, carries), nets = _run(forward, cell, wide, keep, keep or tell, params, laid)
-    moves = not isinstance(dlaid.xs, SymbolicZero)
+    moving = moves(dlaid.xs)
     dparams, dfirst, dinitial = jax.tree.map(_zero, (dparams, dlaid.first, dlaid.initial))
-    given = (params, dparams, laid, dlaid.xs if moves else ())
+    given = (params, dparams, laid, dlaid.xs if moving else ())
     dfirst, dinitial = varying_like((dfirst, dinitial), given)
     steps = {"x": laid.xs, "after": carries}
-    if moves:
+    if moving:
         steps["dx"] = dlaid.xs
     if keep:
         steps["net"] = nets
@@ -196,10 +215,11 @@ def _prepared(
     Of every step: how `merge` is linear in the carry and in what it is given, the tangent of what
     it is given without dh U, and those of the parameters in `merge` and `after`.
     """
-    split: Any = cell.split
+    split = _split(cell)
     dparams = like(dparams, params)
     given, extra = now["x"], split.extra(params)
-    x = _shown(now, given["x"])
+    shown = functools.partial(valid_alone, now.get("valid"))
+    x = shown(given["x"])
     carry = jax.tree.map(functools.partial(_before, reverse=reverse), entry, given["after"])
     if "cut" in now:  # for the derivatives of this derivative
         carry = choose(now["cut"], jax.tree.map(lax.stop_gradient, carry), carry)
@@ -214,18 +234,18 @@ def _prepared(
     rows = flat(x)
 
     def net(params: Params, x: Array = rows) -> dict[str, Array]:
-        return back(_net(split, params, x, flat(carry)))
+        return back(split.net(params, flat(carry), x))
 
-    tangent = (dparams, flat(_shown(now, given["dx"]))) if "dx" in given else (dparams,)
+    tangent = (dparams, flat(shown(given["dx"]))) if "dx" in given else (dparams,)
     at, push = jax.linearize(net, *(params, rows)[: len(tangent)])
     dnet = folded(push, *tangent)(*tangent)
     at, more, last = given.get("net", at), None, None
     if jax.tree.leaves(extra):
         merge = lambda p: split.merge(split.extra(p), carry, at)  # noqa: E731
         more = jax.jvp(merge, (params,), (dparams,))[1]
-    if split.after:
+    if after := split.after:
         merged = flat(split.merge(extra, carry, at))
-        last = jax.jvp(lambda p: back(split.after(p, merged)), (params,), (dparams,))[1]
+        last = jax.jvp(lambda p: back(after(p, merged)), (params,), (dparams,))[1]
 
     def linear(*at: Any) -> Any:
         return folded(jax.linearize(functools.partial(split.merge, extra), *at)[1], *at)
@@ -233,7 +253,7 @@ def _prepared(
     return now | {"x": (jax.vmap(linear)(carry, at), dnet, more, last)}
 
 
-def _recursion(split: Any, params: Params, laid: Any, tell: bool) -> Any:
+def _recursion(split: Split, params: Params, laid: Laid, tell: bool) -> Step:
     """One step of the tangents of the carry; gives those of outputs, and what `merge` is given."""
     extra, project = split.extra(params), None
 
@@ -259,29 +279,27 @@ def _recursion(split: Any, params: Params, laid: Any, tell: bool) -> Any:
     return step
 
 
-def _net(split: Any, params: Params, x: Array, carry: Carry) -> dict[str, Array]:
-    return net_of(split.inputs(params, x), split.states(params, carry))
-
-
-def _shapes(split: Any, params: Params, laid: Any) -> dict[str, jax.ShapeDtypeStruct]:
+def _shapes(split: Split, params: Params, laid: Laid) -> dict[str, jax.ShapeDtypeStruct]:
     """Of what `merge` is given at one step."""
-    return jax.eval_shape(functools.partial(_net, split), params, _one_input(laid), laid.first)
+    return jax.eval_shape(split.net, params, laid.first, _one_input(laid))
 
 
-def _one_input(laid: Any) -> jax.ShapeDtypeStruct:
+def _split(cell: Cell) -> Split:
+    """The step of the cell in parts, which it must have."""
+    if cell.split is None:
+        raise ValueError(f"`backend` 'fused' needs a cell whose step is split, got {cell!r}")
+    return cell.split
+
+
+def _one_input(laid: Laid) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(laid.xs.shape[1:], laid.xs.dtype)
 
 
 def _zero(leaf: Any) -> Any:
-    if not isinstance(leaf, SymbolicZero):
+    if moves(leaf):
         return leaf
     dtype: Any = leaf.dtype
     return jnp.zeros(leaf.shape, dtype)
-
-
-def _shown(steps: Steps, x: Array) -> Array:
-    """The inputs, zero where a step is not valid: what is there reaches nothing."""
-    return choose(steps["valid"], x, jnp.zeros_like(x)) if "valid" in steps else x
 
 
 def _chunk(length: int, rows: int, size: int) -> int:

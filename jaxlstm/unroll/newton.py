@@ -10,7 +10,6 @@ first on: there are never more than T. There are few where the network forgets, 
 where it is chaotic.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,26 +18,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxlstm.cells import vectors
 from jaxlstm.cells.base import Carry, Cell, Params, shapes_of
 from jaxlstm.unroll.associative import prefixes
 from jaxlstm.unroll.checks import check_parallel
 from jaxlstm.unroll.fused import fused_steps
-from jaxlstm.unroll.scan import choose, entered
+from jaxlstm.unroll.rows import Laid, Newton, Options, Results
+from jaxlstm.unroll.scan import choose, entered, valid_alone
 
 JACOBIANS = ("full", "diagonal")
 LEAST_DAMPING = 1 / 16
 COLUMNS = 16
 """Columns of the Jacobians that are computed at once where only their diagonals are kept."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Newton:
-    """How to iterate; see `jaxlstm.newton`."""
-
-    jacobian: str = "full"
-    tolerance: float | None = None
-    max_iterations: int | None = None
-    report: bool = False
 
 
 class Report(NamedTuple):
@@ -56,8 +47,8 @@ class _Flags(NamedTuple):
 
 
 def newton_steps(
-    cell: Cell, options: Any, params: Params, laid: Any, *, settings: Newton
-) -> tuple[Any, Carry, Carry]:
+    cell: Cell, options: Options, params: Params, laid: Laid, *, settings: Newton
+) -> Results:
     """What `scan_steps` gives, within the tolerance; outputs with a `Report` where asked for.
 
     The tangents of a trajectory found with diagonal Jacobians take one step after the other, for a
@@ -74,8 +65,8 @@ def newton_steps(
 
 
 def _solved(
-    cell: Cell, options: Any, params: Params, laid: Any, *, settings: Newton
-) -> tuple[Any, Carry, Carry]:
+    cell: Cell, options: Options, params: Params, laid: Laid, *, settings: Newton
+) -> Results:
     """What `newton_steps` gives, differentiable by its own rule."""
     problem = _Problem(cell, laid.xs.ndim - 1 - len(cell.input_shape), settings)
     problem.check(laid.first)
@@ -204,22 +195,16 @@ class _Problem(NamedTuple):
     def vector(self, carry: Carry) -> Array:
         """Make `[..., D]` of carries whose dimensions before those of the cell are kept."""
         leaves = jax.tree.leaves(carry)
-        widest = max((leaf.dtype for leaf in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
-        flat = [
-            leaf.reshape(*leaf.shape[: leaf.ndim - one.ndim], one.size).astype(widest)
-            for leaf, one in zip(leaves, jax.tree.leaves(self._like()), strict=True)
-        ]
-        return jnp.concatenate(flat, axis=-1)
+        leading = leaves[0].ndim - jax.tree.leaves(self._like())[0].ndim
+        widest = vectors.widest(leaf.dtype for leaf in leaves)
+        return vectors.side_by_side(leaves, leading, widest)[0]
 
     def carries(self, states: Array, like: Carry) -> Carry:
         """Make carries of `[..., D]`, with the types of `like`."""
         leaves, structure = jax.tree.flatten(like)
-        found, at = [], 0
-        for leaf, one in zip(leaves, jax.tree.leaves(self._like()), strict=True):
-            part = states[..., at : at + one.size]
-            found.append(part.reshape(*part.shape[:-1], *one.shape).astype(leaf.dtype))
-            at += one.size
-        return structure.unflatten(found)
+        shapes = [one.shape for one in jax.tree.leaves(self._like())]
+        layout = tuple(zip(shapes, [leaf.dtype for leaf in leaves], strict=True))
+        return structure.unflatten(vectors.apart(states, layout))
 
     def steps(
         self, states: Array, params: Params, xs: Array, initial: Carry, first: Carry, flags: _Flags
@@ -278,13 +263,10 @@ class _Problem(NamedTuple):
         carry = self.carries(entry, initial)
         if flags.reset is not None:
             carry = choose(flags.reset, initial, carry)
-        if flags.valid is not None:
-            x = choose(flags.valid, x, jnp.zeros_like(x))
-        new, output = self.cell.step(params, carry, x)
+        new, output = self.cell.step(params, carry, valid_alone(flags.valid, x))
         if flags.valid is not None:
             new = choose(flags.valid, new, carry)
-            output = choose(flags.valid, output, jax.tree.map(jnp.zeros_like, output))
-        return self.vector(new), output
+        return self.vector(new), valid_alone(flags.valid, output)
 
     def _rows(self, function: Callable[..., Any]) -> Callable[..., Any]:
         for _ in range(self.axes):

@@ -1,5 +1,6 @@
-"""A batch of sequences as a backend is given it, and what is done along its rows."""
+"""A batch of sequences and options as a backend is given them, and what is done along its rows."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -7,9 +8,39 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array
 
-from jaxlstm.cells.base import Carry, Cell
+from jaxlstm.cells.base import Carry, Cell, Params
 
-Engine = Callable[..., tuple[Any, Carry, Carry]]
+Results = tuple[Any, Carry, Carry | None]
+"""What a backend gives: outputs, the final carry, and the carry after every step or None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Newton:
+    """How to iterate; see `jaxlstm.newton`."""
+
+    jacobian: str = "full"
+    tolerance: float | None = None
+    max_iterations: int | None = None
+    report: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of `unroll` that are fixed when it is compiled.
+
+    With `most` the fused backend makes larger products of a step, by multiplications, in parts.
+    """
+
+    reverse: bool
+    time_axis: int
+    hold: bool
+    return_carries: bool
+    include_initial: bool
+    truncate: int | None
+    chunk: int | None
+    unroll: int | None
+    backend: str | Newton
+    most: int | None = None
 
 
 class Laid(NamedTuple):
@@ -32,6 +63,9 @@ class Laid(NamedTuple):
     first: Carry
     lengths: Array | None
 
+
+Work = Callable[[Params, Laid], Results]
+Engine = Callable[[Cell, Options, Params, Laid], Results]
 
 PLACES = (1, 1, 1, 0, 0, 0)
 """The dimension at which the batch begins, in the order of `Laid`."""

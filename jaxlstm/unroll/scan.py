@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxlstm.cells.base import Carry, Cell, Noisy, Params, like, wide
+from jaxlstm.unroll.rows import Laid, Options, Results
 
 Steps = dict[str, Any]
 Step = Callable[[Carry, Any], tuple[Carry, Any]]
@@ -22,7 +23,7 @@ as a graph, and makes one product of those with the inputs.
 """
 
 
-def scan_steps(cell: Cell, options: Any, params: Params, laid: Any) -> tuple[Any, Carry, Carry]:
+def scan_steps(cell: Cell, options: Options, params: Params, laid: Laid) -> Results:
     """Outputs, final carry and carries (or None) of a laid-out sequence, time leading."""
     long = summed(params)
 
@@ -43,15 +44,15 @@ def summed(params: Params) -> Params:
 
 def scan_over(
     step: Step,
-    options: Any,
-    laid: Any,
+    options: Options,
+    laid: Laid,
     *,
     beside: Any,
     prepare: Callable[[Steps, Any], Steps] | None = None,
     entries: Any = None,
     cut: Callable[[Array], Array] = lax.stop_gradient,
     ahead: bool = False,
-) -> tuple[Any, Carry, Carry]:
+) -> Results:
     """Scan a step with the contract of `unroll` for what is masked, reset, cut, held.
 
     Args:
@@ -93,8 +94,8 @@ def scan_over(
             carry = choose(now["cut"], jax.tree.map(cut, carry), carry, carry)
         if "reset" in now:
             carry = choose(now["reset"], laid.initial, carry, carry)
-        if "valid" in now and prepare is None:
-            x = choose(now["valid"], x, jnp.zeros_like(x))
+        if prepare is None:
+            x = valid_alone(now.get("valid"), x)
         new, output = step(carry, x)
         leaves, structure = jax.tree.flatten(output)
         twins = _twins(leaves, new if options.return_carries and not options.hold else None)
@@ -128,9 +129,7 @@ def scan_over(
     def stored(twin: int | None) -> Array:
         if twin is None:
             return next(left)
-        if laid.valid is None:
-            return beside[twin]
-        return choose(laid.valid, beside[twin], jnp.zeros_like(beside[twin]))
+        return valid_alone(laid.valid, beside[twin])
 
     return structure.unflatten(map(stored, twins)), final, carries
 
@@ -141,7 +140,7 @@ def _twins(outputs: list[Array], carry: Any) -> list[int | None]:
     return [places.get(id(output)) for output in outputs]
 
 
-def _scan(body: Any, state: Any, xs: Any, options: Any, prepare: Any, entries: Any) -> Any:
+def _scan(body: Any, state: Any, xs: Any, options: Options, prepare: Any, entries: Any) -> Any:
     """`lax.scan`, or one that stores only the state between chunks and computes the rest again."""
     reverse, chunk = options.reverse, options.chunk
 
@@ -208,7 +207,12 @@ def choose(flag: Array, yes: Any, no: Any, latest: Any = None) -> Any:
     return jax.tree.map(pick, yes, no, latest, is_leaf=lambda node: isinstance(node, Noisy))
 
 
-def entered(laid: Any, reverse: bool) -> Any:
+def valid_alone(valid: Array | None, tree: Any) -> Any:
+    """A pytree of what belongs to steps, zero where a step is not valid; None says that all are."""
+    return tree if valid is None else choose(valid, tree, jax.tree.map(jnp.zeros_like, tree))
+
+
+def entered(laid: Laid, reverse: bool) -> Any:
     """The carry that the first step sees: what a reset discards may be NaN, and 0 · NaN is too."""
     if laid.reset is None or reverse:  # which resets after a step
         return laid.first
