@@ -135,7 +135,7 @@ def unroll(
               `return_carries`.
             - "cudnn": NVIDIA's kernels for a plain float32 `lstm` and layers of it, which take
               `lengths`, `reverse` and an initial carry, have first derivatives in reverse mode
-              alone, and took, as JAX calls them, 1.7 to 4.4 times as long as "auto" on an H200
+              alone, and took, as JAX calls them, 1.6 to 4.4 times as long as "auto" on an H200
               (`experiments/speed`).
             - "newton", "quasi-newton": solve for all steps at once, within 8 units in the last
               place, with full and with diagonal Jacobians, and give NaN from a step on that gives
