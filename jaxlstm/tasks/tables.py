@@ -284,9 +284,9 @@ def _gridded(series: list[Series], lines: list[list[int]], where: str) -> list[S
             wrong = int(off.argmax() - 1 if off.any() else steps.argmax())
             raise UserError(
                 f"task.time: expected times on a grid of {step:.10g}, the most frequent difference "
-                f"in {where}, got one of {steps[wrong]:.10g} at line {numbers[wrong + 1]}; a step "
-                "is so many seconds where times are dates, as hours, days and weeks are, months "
-                "and years are not; without task.time rows are steps"
+                f"in {where}, got one of {steps[wrong]:.10g} at line {numbers[wrong + 1]} "
+                "(seconds where times are dates, so months and years are no grid); without "
+                "task.time rows are steps"
             )
         values = np.full((at[-1] + 1, one.values.shape[1]), math.nan)
         values[at] = one.values
