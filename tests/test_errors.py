@@ -729,7 +729,17 @@ MISTAKES = {
     "misspelt option": (
         lambda: layer(return_sequence=True),
         TypeError,
-        "...got an unexpected keyword argument 'return_sequence'",
+        "`LSTM`: got an unexpected keyword argument 'return_sequence'",
+    ),
+    "misspelt lengths of a gradient's flow": (
+        lambda: jl.gradients.flow(LSTM, PARAMS, X, jnp.sum, lenghts=[5, 3]),
+        TypeError,
+        "`flow`: got an unexpected keyword argument 'lenghts'",
+    ),
+    "misspelt mask of weights in time": (
+        lambda: jl.gradients.weight_flow(LSTM, PARAMS, X, jnp.sum, masks=None),
+        TypeError,
+        "`weight_flow`: got an unexpected keyword argument 'masks'",
     ),
     "misspelt lengths of both directions": (
         lambda: jl.nn.Bidirectional(layer(), rngs=nnx.Rngs(1))(X, lenghts=[5, 3]),

@@ -1,7 +1,8 @@
 """What a recurrent cell is: three pure functions, and the parts that cells are made of."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -236,6 +237,13 @@ def check_choice(name: str, value: Any, choices: Mapping[str, Any] | tuple[str, 
     """Refuse a name that is not among the choices, naming the argument and listing them."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {list(choices)}, got {value!r}")
+
+
+def check_keywords(name: str, given: Iterable[str], function: Callable[..., Any]) -> None:
+    """Refuse what the function, which it is passed on to, does not take, naming who was called."""
+    for keyword in given:
+        if keyword not in inspect.signature(function).parameters:
+            raise TypeError(f"`{name}`: got an unexpected keyword argument {keyword!r}")
 
 
 def wide(a: Array) -> Array:

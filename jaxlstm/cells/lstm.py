@@ -1,6 +1,5 @@
 """Long short-term memory: Hochreiter & Schmidhuber (1997) with the forget gate of Gers (2000)."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +10,16 @@ from jax.ad_checkpoint import checkpoint_name as named
 
 from jaxlstm.cells import initializers
 from jaxlstm.cells.activations import Activation, function_of
-from jaxlstm.cells.base import Cell, Split, check_size, described, like, serialized, wide
+from jaxlstm.cells.base import (
+    Cell,
+    Split,
+    check_keywords,
+    check_size,
+    described,
+    like,
+    serialized,
+    wide,
+)
 from jaxlstm.cells.products import affine, gated_affine
 
 GATES: tuple[str, ...] = ("i", "f", "g", "o")
@@ -342,9 +350,7 @@ def lstmp(*, input_size: int, hidden_size: int, projection_size: int, **options:
         ((32, 10, 4), (32, 16))
     """
     check_size("projection_size", projection_size)
-    for name in options:
-        if name not in inspect.signature(lstm).parameters:
-            raise TypeError(f"`lstmp`: got an unexpected keyword argument {name!r}")
+    check_keywords("lstmp", options, lstm)
     return lstm(
         input_size=input_size,
         hidden_size=hidden_size,

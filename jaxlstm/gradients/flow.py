@@ -20,6 +20,7 @@ from jaxlstm.cells.base import (
     Params,
     check_cell,
     check_choice,
+    check_keywords,
     described,
 )
 from jaxlstm.cells.vectors import Layout, apart, numbers, real, side_by_side
@@ -84,7 +85,8 @@ def flow(
         ∂L/∂Re z − i ∂L/∂Im z.
 
     Raises:
-        TypeError: when `cell` is no `Cell`, or `loss` no function to a floating point number.
+        TypeError: when `cell` is no `Cell`, `loss` no function to a floating point number, or an
+            option is none of `unroll`.
         ValueError: when the loss is no scalar, carries are asked for, or as `unroll` does.
 
     Examples:
@@ -104,6 +106,7 @@ def flow(
         descent is difficult".
     """
     check_cell("cell", cell)
+    check_keywords("flow", options, unroll)
     for name in ("return_carries", "include_initial"):
         if options.get(name):
             raise ValueError(

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxlstm.cells.base import Carry, Cell, Params, check_cell, check_size, described
+from jaxlstm.cells.base import (
+    Carry,
+    Cell,
+    Params,
+    check_cell,
+    check_keywords,
+    check_size,
+    described,
+)
 from jaxlstm.cells.vectors import Layout, apart, numbers, side_by_side
 from jaxlstm.gradients.flow import check_backend, norm, scalar
 from jaxlstm.unroll import Unrolled, unroll
@@ -68,7 +76,8 @@ def weight_flow(
         `WeightFlow(steps, initial, loss)`.
 
     Raises:
-        TypeError: when `cell` is no `Cell`, or `loss` no function to a floating point number.
+        TypeError: when `cell` is no `Cell`, `loss` no function to a floating point number, or an
+            option is none of `unroll`.
         ValueError: when the loss is no scalar, as `unroll` does, or when a `key` comes with a
             batch, whose rows would then see other noise than in training.
 
@@ -88,6 +97,7 @@ def weight_flow(
         Mikolov, Bengio (2013), whose temporal components these are.
     """
     check_cell("cell", cell)
+    check_keywords("weight_flow", options, unroll)
     check_backend(options)
     inputs = check_array("inputs", inputs)
     batch = inputs.ndim - len(cell.input_shape) - 1

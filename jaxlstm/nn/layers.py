@@ -6,7 +6,7 @@ from flax import nnx
 
 from jaxlstm.cells import gru, lstm, rnn
 from jaxlstm.cells.activations import Activation
-from jaxlstm.cells.base import check_size
+from jaxlstm.cells.base import check_keywords, check_size
 from jaxlstm.nn.keras import Initializer, dropped, forget_initializer, named
 from jaxlstm.nn.rnn import RNN, Options
 
@@ -79,6 +79,7 @@ class LSTM(RNN):
     ):
         check_size("in_features", in_features)
         check_size("units", units)
+        check_keywords(type(self).__name__, options, RNN.__init__)
         draw, options = named(options, kernel_initializer, recurrent_initializer, bias_initializer)
         draw["bias_init"] = forget_initializer(draw["bias_init"], unit_forget_bias)
         cell = lstm(
@@ -152,6 +153,7 @@ class SimpleRNN(RNN):
     ):
         check_size("in_features", in_features)
         check_size("units", units)
+        check_keywords(type(self).__name__, options, RNN.__init__)
         draw, options = named(options, kernel_initializer, recurrent_initializer, bias_initializer)
         cell = rnn(
             input_size=in_features,
@@ -230,6 +232,7 @@ class GRU(RNN):
     ):
         check_size("in_features", in_features)
         check_size("units", units)
+        check_keywords(type(self).__name__, options, RNN.__init__)
         draw, options = named(options, kernel_initializer, recurrent_initializer, bias_initializer)
         cell = gru(
             input_size=in_features,
