@@ -150,7 +150,8 @@ def table(data, rows, call):
                 found.append(other / mine)
         yield f"| {row['case']} | " + " | ".join(cells) + " |"
     means = [f"**{geometric(found):.2f}**" if found else "–" for found in ratios.values()]
-    yield f"| **geometric mean of the shapes** |{' |' * (len(names) + 1)} {' | '.join(means)} |"
+    title = f"geometric mean of {len(ratios['scan'])} shapes"
+    yield f"| **{title}** |{' |' * (len(names) + 1)} {' | '.join(means)} |"
 
 
 def page(data):
