@@ -219,6 +219,14 @@ def device():
     return f"{name}, driver {driver}"
 
 
+def command(given, names):
+    """What was run, but for where it was to write."""
+    parts = ["python3", "experiments/speed/gpu.py", "--rounds", given.rounds]
+    parts += ["--minutes", f"{given.minutes:g}"] + ["--cpu"] * given.cpu
+    parts += ["--cases", *given.cases] if given.cases != names else []
+    return shlex.join(map(str, parts))
+
+
 def main():
     """Measure, and write the data and the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -241,7 +249,7 @@ def main():
         helper.end()
         raise SystemExit(f"JAX finds no GPU here: {found['float32']['error']}".rstrip(": "))
     data = {
-        "made": about() | {"command": shlex.join(["python3", *sys.argv])},
+        "made": about() | {"command": command(given, names)},
         "device": "a CPU" if given.cpu else device(),
         "rounds": given.rounds,
         "crowd": CROWD,
@@ -267,7 +275,10 @@ def main():
                 timed = [engine for engine in TITLES if engine != "jaxlstm-cudnn"]
                 data["step"] = latency(timed, given.rounds)
             elif name == "parallel":
-                data["parallel"] = list(in_parallel(helper, given.rounds))
+                for row in in_parallel(helper, given.rounds):
+                    data["parallel"].append(row)
+                    if late():
+                        break
             else:
                 case = CASES[name]
                 row = measure(case, engines, given.rounds, Path(folder), TOLERANCES[case.dtype])

@@ -241,8 +241,9 @@ def check_choice(name: str, value: Any, choices: Mapping[str, Any] | tuple[str, 
 
 def check_keywords(name: str, given: Iterable[str], function: Callable[..., Any]) -> None:
     """Refuse what the function, which it is passed on to, does not take, naming who was called."""
+    known = inspect.signature(function).parameters
     for keyword in given:
-        if keyword not in inspect.signature(function).parameters:
+        if keyword not in known:
             raise TypeError(f"`{name}`: got an unexpected keyword argument {keyword!r}")
 
 
